@@ -1,0 +1,70 @@
+"""Type name → factory. The built-in types are only named here; each is imported when it is used."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Final, cast
+
+from .backend import StorageProviderFactory
+from .errors import InvalidNameError, ProviderExistsError, UnknownTypeError
+from .metadata import is_valid_name
+
+BUILTIN_TYPES: Final = {
+    "filesystem": "FilesystemProviderFactory",
+    "memory": "MemoryProviderFactory",
+}
+"""Type name → class in the module of that name in `providers`."""
+
+NOT_YET: Final = {"sqlite": "the sqlite provider is planned, this version does not have it yet"}
+"""Types that the documentation of Shadowcat speaks of and that this version cannot serve."""
+
+
+class Catalog:
+    """The provider types that a manifest may use: the built-in ones and those that were added."""
+
+    def __init__(self, factories: Iterable[StorageProviderFactory] = ()) -> None:
+        # Guards the swap of the dict; factories are imported and made outside of it.
+        self._lock = threading.Lock()
+        self._factories: dict[str, StorageProviderFactory] = {}
+        for factory in factories:
+            self.add(factory)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted({*BUILTIN_TYPES, *self._factories}))
+
+    def __contains__(self, type_name: object) -> bool:
+        return type_name in BUILTIN_TYPES or type_name in self._factories
+
+    def factory(self, type_name: str) -> StorageProviderFactory:
+        """The one factory of this type; a built-in one is imported on first use.
+
+        Raises:
+            UnknownTypeError: there is no such type; the error lists those there are.
+        """
+        factory = self._factories.get(type_name)
+        if factory is not None:
+            return factory
+        if type_name not in BUILTIN_TYPES:
+            raise UnknownTypeError(type_name, self.names())
+        module = import_module(f"{__package__}.providers.{type_name}")
+        made = cast(StorageProviderFactory, getattr(module, BUILTIN_TYPES[type_name])())
+        with self._lock:
+            if type_name not in self._factories:
+                self._factories = {**self._factories, type_name: made}
+            return self._factories[type_name]
+
+    def add(self, factory: StorageProviderFactory) -> None:
+        """Add a type.
+
+        Raises:
+            InvalidNameError: its name is not one.
+            ProviderExistsError: there is a type of that name already.
+        """
+        if not is_valid_name(factory.name):
+            raise InvalidNameError(factory.name)
+        with self._lock:
+            if factory.name in self:
+                raise ProviderExistsError(factory.name)
+            self._factories = {**self._factories, factory.name: factory}

@@ -1,0 +1,84 @@
+"""What the runtime tells the world: immutable records, and whoever subscribed to them.
+
+Knows nothing of manifests or registries. A subscriber is foreign code: it is called with no lock
+held, in the order of subscription, and one that raises is logged and passed over.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from .errors import Finding
+from .metadata import format_time
+
+EventName = Literal["started", "committed", "rejected", "retired", "degraded", "recovered", "stopped"]
+WIRE_VERSION: Final = 1
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to the whole registry; the lists hold names of providers."""
+
+    event: EventName
+    at: datetime
+    generation: int
+    digest: str | None
+    added: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    retiring: tuple[str, ...] = ()
+    default: str | None = None
+    findings: tuple[Finding, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "version": WIRE_VERSION,
+            "event": self.event,
+            "at": format_time(self.at),
+            "generation": self.generation,
+            "digest": self.digest,
+            "added": list(self.added),
+            "updated": list(self.updated),
+            "removed": list(self.removed),
+            "retiring": list(self.retiring),
+            "default": self.default,
+            "findings": [finding.as_json() for finding in self.findings],
+        }
+
+
+Subscriber = Callable[[Event], object]
+
+
+class Subscribers:
+    """A list of callables that may change at any time, also from inside one of them."""
+
+    def __init__(self) -> None:
+        # Guards the swap of the tuple; nothing is called under it.
+        self._lock = threading.Lock()
+        self._entries: tuple[tuple[object, Subscriber], ...] = ()
+
+    def add(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Returns what ends the subscription; calling that again does nothing."""
+        key = object()
+        with self._lock:
+            self._entries = (*self._entries, (key, subscriber))
+
+        def cancel() -> None:
+            with self._lock:
+                self._entries = tuple(entry for entry in self._entries if entry[0] is not key)
+
+        return cancel
+
+    def publish(self, event: Event) -> None:
+        for _, subscriber in self._entries:
+            try:
+                subscriber(event)
+            except Exception:
+                _logger.exception("a subscriber failed on %s of generation %d", event.event, event.generation)

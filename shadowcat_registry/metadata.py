@@ -1,0 +1,159 @@
+"""What is known about a provider, as plain immutable values.
+
+Nothing here acts: no registry, no lock, no file. Every record serialises to JSON with `as_json()`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+Config = Mapping[str, Any]
+"""The configuration of a provider: JSON values, already merged, with defaults filled in."""
+
+Origin = Literal["code", "manifest"]
+ProviderStateName = Literal["active", "pending", "retiring"]
+
+NAME_PATTERN: Final = r"[a-z][a-z0-9_-]{0,62}"
+_name = re.compile(NAME_PATTERN)
+
+
+def is_valid_name(name: str) -> bool:
+    """Whether `name` may name a provider or a provider type: `[a-z][a-z0-9_-]{0,62}`."""
+    return _name.fullmatch(name) is not None
+
+
+class ProviderCapability(StrEnum):
+    """What a storage can do beyond recording and reading tapes."""
+
+    COMPRESSION = "compression"
+    ENCRYPTION = "encryption"
+    STREAMING = "streaming"
+    TRANSACTIONS = "transactions"
+    REMOTE_STORAGE = "remote_storage"
+    LOCAL_STORAGE = "local_storage"
+    SEARCH = "search"
+    REPLICATION = "replication"
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds: `2026-11-22T20:14:19.358Z`, as tapes and events have it."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderMetadata:
+    """What a factory says of itself, under the name that it was registered with."""
+
+    name: str
+    display_name: str
+    version: str
+    description: str
+    capabilities: frozenset[ProviderCapability]
+    registered_at: datetime
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "display_name": self.display_name,
+            "version": self.version,
+            "description": self.description,
+            "capabilities": sorted(self.capabilities),
+            "registered_at": format_time(self.registered_at),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a lease: what `unregister` and the operator are told about a provider in use."""
+
+    provider: str
+    revision: int
+    acquired_at: str
+    """`file:line` of the caller, or `unknown`."""
+    thread: str
+    age_seconds: float
+    instance_id: str | None = None
+
+    def __str__(self) -> str:
+        instance = f"{self.instance_id!r}, " if self.instance_id is not None else ""
+        return f"{instance}{self.acquired_at}, thread {self.thread}, {self.age_seconds:.1f} s"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "provider": self.provider,
+            "revision": self.revision,
+            "acquired_at": self.acquired_at,
+            "thread": self.thread,
+            "age_seconds": round(self.age_seconds, 3),
+            "instance_id": self.instance_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderInfo:
+    """A provider as it stands: its metadata, and its state at the moment of asking."""
+
+    metadata: ProviderMetadata
+    type: str
+    state: ProviderStateName
+    revision: int
+    instance_count: int
+    is_default: bool
+    origin: Origin
+    health: str = "unknown"
+    """`unknown` until somebody asked the provider, then `healthy`, or `failing: …`."""
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def display_name(self) -> str:
+        return self.metadata.display_name
+
+    @property
+    def version(self) -> str:
+        return self.metadata.version
+
+    @property
+    def description(self) -> str:
+        return self.metadata.description
+
+    @property
+    def capabilities(self) -> frozenset[ProviderCapability]:
+        return self.metadata.capabilities
+
+    @property
+    def registered_at(self) -> datetime:
+        return self.metadata.registered_at
+
+    def as_json(self) -> dict[str, Any]:
+        return self.metadata.as_json() | {
+            "type": self.type,
+            "state": self.state,
+            "revision": self.revision,
+            "instance_count": self.instance_count,
+            "is_default": self.is_default,
+            "origin": self.origin,
+            "health": self.health,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSpec:
+    """A declared provider: a named use of a type with its config. What a plan compares.
+
+    `config` is complete: merged, references resolved, defaults filled in. It may hold secrets, so
+    it is kept out of `repr`.
+    """
+
+    name: str
+    type: str
+    config: Config = field(repr=False, default_factory=dict)
+    display_name: str | None = None
+    """None: the factory's."""

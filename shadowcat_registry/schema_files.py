@@ -1,0 +1,49 @@
+"""Finds the JSON Schemas that ship with the package: in a wheel beside the code, in a checkout and
+an editable install beside the package. Knows where they are, not what they say.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_MANIFEST = "registry.schema.json"
+
+
+@cache
+def schema_directory() -> Path:
+    """The directory that holds `registry.schema.json` and `providers/`.
+
+    Raises:
+        FileNotFoundError: the installation is broken.
+    """
+    package = Path(__file__).resolve().parent
+    for directory in (package / "schemas", package.parent / "schemas"):
+        if (directory / _MANIFEST).is_file():
+            return directory
+    raise FileNotFoundError(
+        f"{_MANIFEST} is missing from this installation: install shadowcat-registry again"
+    )
+
+
+@cache
+def _read(name: str) -> str:
+    return (schema_directory() / name).read_text(encoding="utf-8")
+
+
+def manifest_schema() -> dict[str, Any]:
+    """A copy of the schema of `registry.yaml`."""
+    schema: dict[str, Any] = json.loads(_read(_MANIFEST))
+    return schema
+
+
+def provider_schema(type_name: str) -> dict[str, Any]:
+    """A copy of the config schema of a built-in provider type.
+
+    Raises:
+        FileNotFoundError: the type is none of the built-in ones.
+    """
+    schema: dict[str, Any] = json.loads(_read(f"providers/{type_name}.schema.json"))
+    return schema
