@@ -1,0 +1,622 @@
+"""The live set of providers of a process, safe to use from any thread.
+
+Reads look at one immutable snapshot and never wait. Writes build the next snapshot and swap it under
+the only lock over registry state; factories, hooks and backends are always called outside of it. The
+registry knows no manifest and no file: the reconciler drives it through `stage`, `run_hooks`, `warm`,
+`commit` and `discard`, which are also what `register` is made of.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import Any, Final, cast
+
+from .backend import StorageProviderFactory, TapeStorageBackend
+from .errors import (
+    InitHookError,
+    InstanceNotFoundError,
+    InvalidConfigError,
+    InvalidNameError,
+    ProviderExistsError,
+    ProviderInUseError,
+    ProviderNotFoundError,
+    ProviderRetiringError,
+    RegistryError,
+    StalePlanError,
+)
+from .leases import Lease, Opening, Revision, find_caller
+from .marks import format_dotted
+from .metadata import Config, Holder, Origin, ProviderCapability, ProviderInfo, ProviderSpec, is_valid_name
+from .openings import Openings
+from .schema import fill_defaults, make_paths_absolute, merge, problems
+from .snapshot import Provider, Snapshot, describe
+from .storage import TapeStorage
+
+FALLBACK_DEFAULT: Final = "filesystem"
+"""What `get_default_storage` opens as long as nobody has set a default."""
+
+InitHook = Callable[[str], object]
+RetiredListener = Callable[[str], object]
+
+_logger = logging.getLogger(__name__)
+
+# What is being registered in this thread (or a task that copied its context): visible to its hooks
+# and factories only, until it is committed.
+_staged: ContextVar[tuple[tuple[StorageProviderRegistry, Mapping[str, Provider]], ...]] = ContextVar(
+    "staged", default=()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One provider's part of a commit: it becomes `provider`, or leaves if that is None.
+
+    `expected` is what was there when the change was planned; the commit is refused if it no longer is.
+    """
+
+    name: str
+    expected: Provider | None
+    provider: Provider | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetDefault:
+    """The other part of a commit: from now on, the default is this one (None: nobody set one)."""
+
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit did: the generation that it made, and who could not leave yet."""
+
+    generation: int
+    retiring: tuple[str, ...] = ()
+    superseded: tuple[Opening, ...] = field(default=(), repr=False)
+    """Idle backends of superseded revisions, for `retire` to close."""
+
+
+class StorageProviderRegistry:
+    """Providers by name, the storages opened from them, and who holds those.
+
+    `base_directory` is what relative paths in configs are relative to (default: the working directory
+    at the time of use). A caller that needs a storage which somebody else is just constructing waits at
+    most `construction_timeout_seconds`.
+    """
+
+    def __init__(
+        self, *, base_directory: Path | None = None, construction_timeout_seconds: float = 30.0
+    ) -> None:
+        self._base_directory = base_directory
+        # Guards every change of the fields below and of the records in leases.py. Nothing foreign is
+        # called under it: no factory, hook, backend, listener; no handler of a log either.
+        self._lock = threading.Lock()
+        self._snapshot = Snapshot({}, None, 0)
+        self._openings = Openings(self._lock, construction_timeout_seconds, self._settle, self._tell_left)
+        self._hooks: tuple[InitHook, ...] = ()
+        self._retired_listeners: tuple[RetiredListener, ...] = ()
+
+    # ------------------------------------------------------------------ reading, never waits
+
+    def snapshot(self) -> Snapshot:
+        """The whole of one generation; take one for a decision of several steps."""
+        return self._snapshot
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._snapshot
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._snapshot)
+
+    def __len__(self) -> int:
+        return len(self._snapshot)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._snapshot!r}>"
+
+    def list_providers(self) -> list[ProviderInfo]:
+        """All providers in the order of their registration, the retiring ones included."""
+        snapshot = self._snapshot
+        return [self._info(provider, snapshot) for provider in snapshot.values()]
+
+    def find_by_capability(self, capability: ProviderCapability | str) -> list[str]:
+        """Names of the providers that can do this and give out leases.
+
+        Raises:
+            ValueError: there is no such capability.
+        """
+        wanted = ProviderCapability(capability)
+        return [
+            provider.name
+            for provider in self._snapshot.values()
+            if wanted in provider.metadata.capabilities and provider.state == "active"
+        ]
+
+    def get_provider_info(self, name: str) -> ProviderInfo:
+        """One provider as it stands; a hook also finds the one that it is asked about.
+
+        Raises:
+            ProviderNotFoundError: there is none of that name.
+        """
+        return self._info(self._find(name), self._snapshot)
+
+    def get_default_config(self, name: str) -> dict[str, Any]:
+        """A copy of what `create_storage(name)` uses where the caller says nothing. It may hold secrets.
+
+        Raises:
+            ProviderNotFoundError: there is none of that name.
+        """
+        return deepcopy(dict(self._find(name).spec.config))
+
+    def holders(self, name: str) -> list[Holder]:
+        """Who holds a lease of this provider, on whatever revision, the oldest first.
+
+        Raises:
+            ProviderNotFoundError: there is none of that name.
+        """
+        self._find(name)
+        return self._openings.holders(name)
+
+    # ------------------------------------------------------------------ providers
+
+    def register(
+        self,
+        factory: StorageProviderFactory,
+        *,
+        name: str | None = None,
+        config: Config | None = None,
+        display_name: str | None = None,
+        replaceable: bool = False,
+    ) -> None:
+        """Add a provider, called as its factory unless `name` says otherwise.
+
+        Its config is checked now if there is one, else when it is used. Nobody sees the provider before
+        every init hook has accepted it. `replaceable`: a manifest may declare a provider of this name,
+        which then takes its place.
+
+        Raises:
+            ProviderExistsError, InvalidNameError, TypeError: the name is taken, or it is none, or the
+                factory is none.
+            InvalidConfigError: the config is refused.
+            InitHookError: a hook refused it. Nothing is left behind.
+        """
+        spec = ProviderSpec(name or factory.name, factory.name, dict(config or {}), display_name)
+        if spec.name in self._snapshot:
+            raise ProviderExistsError(spec.name)
+        provider = self.stage(spec, factory, replaceable=replaceable, unchecked=config is None)
+        try:
+            with self.staging([provider]):
+                self.run_hooks(provider)
+            self.commit([Change(spec.name, None, provider)])
+        except StalePlanError:
+            self.discard(provider)
+            raise ProviderExistsError(spec.name) from None
+        except BaseException:
+            self.discard(provider)
+            raise
+
+    def unregister(self, name: str) -> None:
+        """Take a provider away, if nobody holds a lease of it.
+
+        Raises:
+            ProviderNotFoundError: there is none of that name.
+            ProviderInUseError: it has leases; says whose. Nothing is changed.
+        """
+        with self._lock:
+            provider = self._snapshot[name]
+            if self._openings.lease_count(name):
+                holders = self._openings.holders(name)
+                raise ProviderInUseError(name, len(holders), holders)
+            committed = self._commit([Change(name, provider, None)], None)
+        self.retire(committed)
+
+    def set_default(self, name: str) -> None:
+        """From now on, `get_default_storage` opens this provider.
+
+        Raises:
+            ProviderNotFoundError: there is none of that name.
+            ProviderRetiringError: it gives out no new lease.
+        """
+        with self._lock:
+            if self._snapshot[name].state == "retiring":
+                raise ProviderRetiringError(name, self._snapshot.default)
+            self._commit([], SetDefault(name))
+
+    def add_init_hook(self, hook: InitHook) -> None:
+        """Ask `hook(name)` about every provider that is added, or whose type changes, from now on.
+
+        It runs before anybody else sees the provider, may use the registry, and refuses by raising.
+
+        Raises:
+            TypeError: it is a coroutine function.
+        """
+        if iscoroutinefunction(hook):
+            raise TypeError("an init hook is a plain function; this version has no async hooks")
+        with self._lock:
+            self._hooks = (*self._hooks, hook)
+
+    # ------------------------------------------------------------------ storages
+
+    def open_storage(self, name: str) -> TapeStorage:
+        """A lease on the provider's one shared backend, which is opened on first use.
+
+        The backend stays open between leases, until the provider changes or leaves.
+
+        Raises:
+            ProviderNotFoundError, ProviderRetiringError: there is none to lease.
+            CreationFailedError: the factory failed; everybody who waited gets this, the next one tries anew.
+            ConstructionTimeoutError: somebody else's construction of it takes too long.
+            DependencyCycleError: it is being constructed by a factory that needs this call to return.
+        """
+        return self._open_shared(name)
+
+    def get_default_storage(self) -> TapeStorage:
+        """`open_storage` of the default provider, which is looked up at each call.
+
+        Raises:
+            ProviderNotFoundError: the default is not registered; and as `open_storage`.
+        """
+        return self._open_shared(None)
+
+    def create_storage(
+        self, provider: str, config: Config | None = None, instance_id: str | None = None
+    ) -> TapeStorage:
+        """A backend of the caller's own, from the provider's config with `config` laid over it.
+
+        It is closed with its last lease. `instance_id` makes it findable by `find_instance`.
+
+        Raises:
+            InvalidConfigError: the two configs together are refused.
+            InstanceExistsError: the instance id is live already.
+            ProviderNotFoundError, ProviderRetiringError, CreationFailedError, DependencyCycleError: as
+                `open_storage`.
+        """
+        acquired_at = find_caller()
+        with self._lock:
+            declared = self._usable(provider)
+            if instance_id is not None:
+                self._openings.check_instance(instance_id)
+            opening = self._openings.begin(declared.live, shared=False)
+            lease = self._openings.add_lease(opening, acquired_at, instance_id)
+        if config is None and declared.validated:
+            complete: Callable[[], Config] = partial(deepcopy, dict(declared.spec.config))
+        else:
+            complete = partial(self._complete, declared.spec, declared.factory, config or {})
+        self._construct(declared, opening, complete)
+        return self._handle(declared, lease)
+
+    def find_instance(self, instance_id: str) -> TapeStorage:
+        """A new lease on the live storage that was created under this id.
+
+        Raises:
+            InstanceNotFoundError: there is none, or it is being closed.
+            CreationFailedError, ConstructionTimeoutError: it was still being created.
+        """
+        acquired_at = find_caller()
+        with self._lock:
+            opening = self._openings.find_instance(instance_id)
+            if opening is None:
+                raise InstanceNotFoundError(instance_id)
+            lease = self._openings.add_lease(opening, acquired_at)
+        self._openings.wait(opening, lease)
+        return self._handle(None, lease)
+
+    def close(self) -> None:
+        """Close everything that is open, the last opened first, and forget every provider.
+
+        Leases that are still out lose their backend; they are named in the log. The registry is empty
+        afterwards, and can be filled again.
+        """
+        with self._lock:
+            held = [h for name in self._openings.providers() for h in self._openings.holders(name)]
+            openings = self._openings.take_all()
+            if self._snapshot:
+                self._snapshot = Snapshot({}, None, self._snapshot.generation + 1)
+        for holder in held:
+            _logger.warning("provider %r is closed under its holder %s", holder.provider, holder)
+        for opening in reversed(openings):
+            self._openings.close(opening)
+        with self._lock:
+            for name in self._openings.providers():
+                self._settle(name)
+
+    # ------------------------------------------------------------------ for the reconciler
+
+    def stage(
+        self,
+        spec: ProviderSpec,
+        factory: StorageProviderFactory,
+        *,
+        origin: Origin = "code",
+        replaceable: bool = False,
+        unchecked: bool = False,
+    ) -> Provider:
+        """A checked provider that nobody sees yet: its own revision, nothing open.
+
+        Raises:
+            InvalidNameError, InvalidConfigError, TypeError: as `register`.
+        """
+        if not is_valid_name(spec.name):
+            raise InvalidNameError(spec.name)
+        if origin == "code":  # a manifest's config is complete, and was checked where it can name the place
+            completed = self._complete_unchecked(spec, factory, {})
+            spec = replace(spec, config=completed)
+            if not unchecked:
+                self._check(spec.name, factory, completed)
+        return Provider(
+            spec=spec,
+            metadata=describe(factory, spec, datetime.now(UTC)),
+            factory=factory,
+            live=Revision(spec.name, 1),
+            origin=origin,
+            state="pending",
+            replaceable=replaceable,
+            validated=not unchecked,
+        )
+
+    @contextmanager
+    def staging(self, providers: Iterable[Provider]) -> Iterator[None]:
+        """Within the block, in this thread and tasks that copy its context, these can be looked up and
+        opened as if they were committed."""
+        token = _staged.set((*_staged.get(), (self, {provider.name: provider for provider in providers})))
+        try:
+            yield
+        finally:
+            _staged.reset(token)
+
+    def run_hooks(self, provider: Provider) -> None:
+        """Ask every init hook about a staged provider.
+
+        Raises:
+            InitHookError: one refused it.
+        """
+        for hook in self._hooks:
+            try:
+                hook(provider.name)
+            except Exception as error:
+                name = getattr(hook, "__qualname__", type(hook).__qualname__)
+                reason = str(error) if isinstance(error, RegistryError) else type(error).__name__
+                raise InitHookError(provider.name, name, reason) from error
+
+    def warm(self, provider: Provider) -> None:
+        """Open the shared backend of a staged provider, without a lease.
+
+        Raises:
+            CreationFailedError, ConstructionTimeoutError, DependencyCycleError: as `open_storage`.
+        """
+        with self._lock:
+            opening, lease, mine = self._lease_shared(provider, "reload")
+        self._ensure_open(provider, opening, lease, mine=mine)
+        self._openings.release(lease)
+
+    def commit(self, changes: Iterable[Change], default: SetDefault | None = None) -> Committed:
+        """Make all of this visible in one swap, as one generation. Call `retire` with the result.
+
+        Raises:
+            StalePlanError: one of the providers is not what the change expected. Nothing is changed.
+        """
+        with self._lock:
+            return self._commit(tuple(changes), default)
+
+    def retire(self, committed: Committed) -> None:
+        """Close what a commit left idle. A backend whose `close()` fails is logged."""
+        for opening in reversed(committed.superseded):
+            self._openings.close(opening)
+
+    def discard(self, provider: Provider) -> None:
+        """Undo `stage`, `run_hooks` and `warm`: what is open and unused closes now, the rest when it is
+        released."""
+        with self._lock:
+            provider.live.superseded = True
+            idle = self._openings.take_idle(provider.live)
+            left = self._settle(provider.name)
+        if left:
+            self._tell_left(provider.name)
+        if idle is not None:
+            self._openings.close(idle)
+
+    def on_retired(self, listener: RetiredListener) -> Callable[[], None]:
+        """Call `listener(name)` whenever a retiring provider has left, in whatever thread closed its last
+        lease. Returns what ends that."""
+        with self._lock:
+            self._retired_listeners = (*self._retired_listeners, listener)
+
+        def cancel() -> None:
+            with self._lock:
+                self._retired_listeners = tuple(one for one in self._retired_listeners if one is not listener)
+
+        return cancel
+
+    # ------------------------------------------------------------------ inside: look-ups
+
+    def _find(self, name: str) -> Provider:
+        for registry, providers in reversed(_staged.get()):
+            if registry is self and name in providers:
+                return providers[name]
+        return self._snapshot[name]
+
+    def _usable(self, name: str | None) -> Provider:
+        """Under the lock: the provider to lease from; None: the default."""
+        if name is None:
+            name = self._snapshot.default or FALLBACK_DEFAULT
+        provider = self._find(name)
+        if provider.state == "retiring":
+            raise ProviderRetiringError(name, self._snapshot.default)
+        if provider.live.superseded:  # staged, and discarded since
+            raise ProviderNotFoundError(name, tuple(self._snapshot))
+        return provider
+
+    def _info(self, provider: Provider, snapshot: Snapshot) -> ProviderInfo:
+        return ProviderInfo(
+            metadata=provider.metadata,
+            type=provider.type,
+            state=provider.state,
+            revision=provider.revision,
+            instance_count=self._openings.lease_count(provider.name, provider.live),
+            is_default=provider.name == (snapshot.default or FALLBACK_DEFAULT),
+            origin=provider.origin,
+        )
+
+    # ------------------------------------------------------------------ inside: configs
+
+    def _complete_unchecked(
+        self, spec: ProviderSpec, factory: StorageProviderFactory, over: Config
+    ) -> Config:
+        schema = factory.config_schema()
+        config = fill_defaults(schema, merge(spec.config, over))
+        return make_paths_absolute(schema, config, self._base_directory or Path.cwd())
+
+    def _complete(self, spec: ProviderSpec, factory: StorageProviderFactory, over: Config) -> Config:
+        config = self._complete_unchecked(spec, factory, over)
+        self._check(spec.name, factory, config)
+        return config
+
+    def _check(self, name: str, factory: StorageProviderFactory, config: Config) -> None:
+        wrong = [
+            f"{format_dotted(problem.pointer) or 'config'}: {problem.message}"
+            for problem in problems(factory.config_schema(), config)
+        ]
+        if wrong:
+            raise InvalidConfigError(name, wrong)
+        try:
+            factory.validate_config(config)
+        except ValueError as error:  # by its contract the text holds no value
+            raise InvalidConfigError(name, [str(error)]) from error
+
+    def _config_of(self, provider: Provider) -> Config:
+        if provider.validated:
+            return deepcopy(dict(provider.spec.config))
+        return self._complete(provider.spec, provider.factory, {})
+
+    # ------------------------------------------------------------------ inside: opening and closing
+
+    def _open_shared(self, name: str | None) -> TapeStorage:
+        acquired_at = find_caller()
+        with self._lock:
+            provider = self._usable(name)
+            opening, lease, mine = self._lease_shared(provider, acquired_at, of_default=name is None)
+        self._ensure_open(provider, opening, lease, mine=mine)
+        return self._handle(provider, lease)
+
+    def _lease_shared(
+        self, provider: Provider, acquired_at: str, *, of_default: bool = False
+    ) -> tuple[Opening, Lease, bool]:
+        """Under the lock: a lease on the shared backend, and whether the caller has to construct that."""
+        opening = provider.live.shared
+        mine = opening is None
+        if opening is None:
+            opening = self._openings.begin(provider.live, shared=True)
+        return opening, self._openings.add_lease(opening, acquired_at, of_default=of_default), mine
+
+    def _ensure_open(self, provider: Provider, opening: Opening, lease: Lease, *, mine: bool) -> None:
+        if mine:
+            self._construct(provider, opening, partial(self._config_of, provider))
+        elif opening.backend is None:
+            self._openings.wait(opening, lease)
+
+    def _construct(self, provider: Provider, opening: Opening, config: Callable[[], Config]) -> None:
+        def create() -> TapeStorageBackend:
+            return provider.factory.create(config(), _Context(self, provider.name, opening))
+
+        self._openings.construct(opening, create)
+
+    def _handle(self, provider: Provider | None, lease: Lease) -> TapeStorage:
+        opening = lease.opening
+        revision = opening.revision
+        backend = cast(TapeStorageBackend, opening.backend)  # constructed: there is a lease
+        declared = provider or self._snapshot.get(revision.provider)
+        return TapeStorage(
+            backend,
+            provider=revision.provider,
+            revision=revision.number,
+            instance_id=lease.instance_id,
+            capabilities=declared.metadata.capabilities if declared is not None else frozenset(),
+            release=partial(self._openings.release, lease),
+            is_superseded=partial(self._is_superseded, lease),
+        )
+
+    def _is_superseded(self, lease: Lease) -> bool:
+        revision = lease.opening.revision
+        if revision.superseded:
+            return True
+        return lease.of_default and revision.provider != (self._snapshot.default or FALLBACK_DEFAULT)
+
+    # ------------------------------------------------------------------ inside: commits
+
+    def _settle(self, name: str) -> bool:
+        """Under the lock: let a retiring provider go of which nothing is left; whether it went."""
+        if not self._openings.is_done(name):
+            return False
+        provider = self._snapshot.get(name)
+        if provider is None or provider.state != "retiring":
+            return False
+        providers = {other: kept for other, kept in self._snapshot.items() if other != name}
+        self._snapshot = Snapshot(providers, self._snapshot.default, self._snapshot.generation + 1)
+        return True
+
+    def _tell_left(self, name: str) -> None:
+        for listener in self._retired_listeners:
+            try:
+                listener(name)
+            except Exception:
+                _logger.exception("a listener failed when provider %r had left", name)
+
+    def _commit(self, changes: Iterable[Change], default: SetDefault | None) -> Committed:
+        """Under the lock: check, then build the next snapshot and swap it."""
+        changes = tuple(changes)
+        for change in changes:
+            if self._snapshot.get(change.name) is not change.expected:
+                raise StalePlanError(change.name)
+        providers = dict(self._snapshot)
+        retiring: list[str] = []
+        idle: list[Opening] = []
+        for change in changes:
+            old, new = change.expected, change.provider
+            if old is not None and (new is None or new.live is not old.live):
+                old.live.superseded = True
+                if (opening := self._openings.take_idle(old.live)) is not None:
+                    idle.append(opening)
+            if new is not None:
+                new.live.superseded = False
+                if old is None or new.live is not old.live:
+                    new.live.number = old.live.number + 1 if old is not None else 1
+                self._openings.adopt(new.live)
+                providers[change.name] = replace(new, state="active")
+            elif old is not None and self._openings.lease_count(change.name):
+                providers[change.name] = replace(old, state="retiring")
+                retiring.append(change.name)
+            else:
+                providers.pop(change.name, None)
+        name = self._snapshot.default if default is None else default.name
+        if changes or name != self._snapshot.default:
+            self._snapshot = Snapshot(providers, name, self._snapshot.generation + 1)
+        for change in changes:
+            if change.provider is None:
+                self._settle(change.name)
+        return Committed(self._snapshot.generation, tuple(retiring), tuple(idle))
+
+
+class _Context:
+    """What a factory is given: see `CreateContext`."""
+
+    def __init__(self, registry: StorageProviderRegistry, provider: str, opening: Opening) -> None:
+        self.provider = provider
+        self.base_directory = registry._base_directory or Path.cwd()  # noqa: SLF001 - its own registry
+        self.logger = logging.getLogger(f"{__package__}.providers.{provider}")
+        self._registry = registry
+        self._opening = opening
+
+    def open(self, name: str) -> TapeStorage:
+        storage = self._registry.open_storage(name)
+        self._opening.dependencies.append(storage)
+        return storage

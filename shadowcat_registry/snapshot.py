@@ -1,0 +1,106 @@
+"""The readable state of a registry: one immutable value per generation.
+
+A reader takes one `Snapshot` and sees the whole of one generation, never a mix. Counts of leases
+are no part of it; they change without a generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar, final, overload
+
+from .backend import StorageProviderFactory
+from .errors import ProviderNotFoundError
+from .leases import Revision
+from .metadata import Origin, ProviderCapability, ProviderMetadata, ProviderSpec, ProviderStateName
+
+_T = TypeVar("_T")
+
+
+def describe(
+    factory: StorageProviderFactory, spec: ProviderSpec, registered_at: datetime
+) -> ProviderMetadata:
+    """What `factory` says of itself, under the name and display name of `spec`.
+
+    Raises:
+        TypeError: it is no factory: an attribute is missing or of the wrong kind.
+    """
+    try:
+        return ProviderMetadata(
+            name=spec.name,
+            display_name=spec.display_name or factory.display_name,
+            version=str(factory.version),
+            description=factory.description,
+            capabilities=frozenset(ProviderCapability(capability) for capability in factory.capabilities),
+            registered_at=registered_at,
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TypeError(f"{type(factory).__qualname__} is no StorageProviderFactory: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Provider:
+    """A provider as of one generation."""
+
+    spec: ProviderSpec
+    metadata: ProviderMetadata
+    factory: StorageProviderFactory = field(repr=False)
+    live: Revision = field(repr=False)
+    origin: Origin = "code"
+    state: ProviderStateName = "active"
+    replaceable: bool = False
+    """Registered as a built-in default: a declaration of that name takes its place."""
+    validated: bool = True
+    """Its config has passed its type's checks; one that was registered without a config has not."""
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def type(self) -> str:
+        return self.spec.type
+
+    @property
+    def revision(self) -> int:
+        return self.live.number
+
+
+@final
+class Snapshot(Mapping[str, Provider]):
+    """Name → provider, as of one generation. An unknown name raises `ProviderNotFoundError`."""
+
+    __slots__ = ("_providers", "default", "generation")
+
+    def __init__(self, providers: Mapping[str, Provider], default: str | None, generation: int) -> None:
+        self._providers = providers
+        self.default = default
+        self.generation = generation
+
+    def __getitem__(self, name: str) -> Provider:
+        try:
+            return self._providers[name]
+        except KeyError:
+            raise ProviderNotFoundError(name, tuple(self._providers)) from None
+
+    @overload
+    def get(self, key: str, /) -> Provider | None: ...
+    @overload
+    def get(self, key: str, /, default: Provider | _T) -> Provider | _T: ...
+    def get(self, key: str, /, default: object = None) -> object:
+        return self._providers.get(key, default)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._providers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._providers)
+
+    def __len__(self) -> int:
+        return len(self._providers)
+
+    def __repr__(self) -> str:
+        names = list(self._providers)
+        return f"Snapshot(generation={self.generation}, default={self.default!r}, providers={names})"
