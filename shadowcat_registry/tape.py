@@ -206,6 +206,8 @@ class TapeCounters:
 
     frames: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DIRECTIONS, 0))
     frame_count: int = 0
+    line_count: int = 1
+    """The `init` line counts too."""
     last_seq: int = -1
     last_ts_ms: int = 0
     correlation_count: int = 0
@@ -215,9 +217,12 @@ class TapeCounters:
     size_bytes: int = 0
 
     def add_frame(self, direction: str, seq: int, ts_ms: int, size_bytes: int) -> None:
-        self.frames[direction] = self.frames.get(direction, 0) + 1
+        if direction in self.frames:  # a tape from elsewhere may hold anything; two integers it stays
+            self.frames[direction] += 1
         self.frame_count += 1
-        self.last_seq = seq
+        self.line_count += 1
+        if seq > self.last_seq:  # lines that come from elsewhere may stand in any order
+            self.last_seq = seq
         self.last_ts_ms = ts_ms
         self.size_bytes += size_bytes
 
@@ -232,6 +237,7 @@ class TapeCounters:
             self.error_count += isinstance(flags, dict) and flags.get("is_error") is True
             return
         self.size_bytes += len(line)
+        self.line_count += 1
         self.correlation_count += kind == "correlation"
         self.checkpoint_count += kind == "checkpoint"
         self.unparsed_count += not isinstance(kind, str)

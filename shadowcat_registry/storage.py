@@ -1,0 +1,644 @@
+"""What the embedder holds: a leased handle on a backend, and the recorders that it gives out.
+
+What is common to all storages is done here, once: ids, closed handles, capabilities, the building
+of frames, statistics, and the translation of every foreign exception. Knows no registry (its lease
+is given back by a callback) and no kind of storage.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, cast
+
+from .backend import Appender, Page, RepairReport, StorageStats, TapeQuery, TapeStorageBackend
+from .errors import (
+    InvalidMessageError,
+    MetadataConflictError,
+    RecorderOpenError,
+    RegistryError,
+    StorageClosedError,
+    StorageFullError,
+    StorageUnavailableError,
+    UnsupportedCapabilityError,
+)
+from .metadata import ProviderCapability, format_time
+from .tape import (
+    Direction,
+    FrameEncoder,
+    Metadata,
+    TapeCounters,
+    TapeStatus,
+    check_tape_id,
+    dump_metadata,
+    make_init_line,
+    make_metadata,
+    new_tape_id,
+    parse_init_line,
+)
+
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_FULL: Final = frozenset(
+    code
+    for code in (getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG"))
+    if code is not None  # Windows has no quotas of that name
+)
+_METADATA_ATTEMPTS: Final = 100
+_LONGEST_MS: Final = 10**13  # three centuries: no believable tape is longer
+
+
+def translate(error: Exception) -> Exception:
+    """The exception that a caller sees for one that a backend raised: total, and the only place.
+
+    Our own errors and `MemoryError` stay what they are. Of anything else than an `OSError` only the
+    type is told, since a backend's text may hold what is in its config.
+    """
+    if isinstance(error, RegistryError | MemoryError):
+        return error
+    if not isinstance(error, OSError):
+        return StorageUnavailableError(f"the backend failed with {type(error).__name__}")
+    reason = error.strerror or type(error).__name__
+    if error.filename is not None:
+        reason += f": {error.filename}"
+    return StorageFullError(reason) if error.errno in _FULL else StorageUnavailableError(reason)
+
+
+class _Translation:
+    """`with translated:` around foreign code, and around nothing else."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and (translation := translate(error)) is not error:
+            raise translation from error
+
+
+translated: Final = _Translation()
+
+
+class TapeStorage:
+    """A lease on an opened storage. Thread-safe; `close()` it, or use `with`.
+
+    `release` is called once, when the handle is closed and nothing works through it any more. The
+    backend is not closed here: whoever counts the leases knows whether this was the last one.
+    """
+
+    def __init__(
+        self,
+        backend: TapeStorageBackend,
+        *,
+        provider: str,
+        revision: int = 1,
+        instance_id: str | None = None,
+        capabilities: frozenset[ProviderCapability] = frozenset(),
+        release: Callable[[], None],
+        is_superseded: Callable[[], bool],
+    ) -> None:
+        self._backend = backend
+        self.provider: Final = provider
+        self.revision: Final = revision
+        self.instance_id: Final = instance_id
+        self.capabilities: Final = capabilities
+        self.storage_type: Final[str] = getattr(backend, "storage_type", type(backend).__name__)
+        self._release = release
+        self._is_superseded = is_superseded
+        # Guards the four below: what is open and what is closed change in one step. Neither the
+        # backend nor a recorder nor `release` is called under it.
+        self._lock = threading.Lock()
+        self._opening: list[str] = []
+        self._recorders: list[TapeRecorder] = []
+        self._closed = False
+        self._released = False
+
+    def __repr__(self) -> str:
+        instance = f" instance_id={self.instance_id!r}" if self.instance_id is not None else ""
+        state = "closed" if self._closed else "open"
+        return (
+            f"<TapeStorage provider={self.provider!r} type={self.storage_type!r} "
+            f"revision={self.revision}{instance} {state}>"
+        )
+
+    @property
+    def superseded(self) -> bool:
+        """A newer revision, another default or a removal waits for this lease."""
+        return self._is_superseded()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    # -- recording ------------------------------------------------------------------------------
+
+    def record(
+        self,
+        session_id: str,
+        *,
+        tape_id: str | None = None,
+        name: str | None = None,
+        tags: Iterable[str] = (),
+        protocol_version: str | None = None,
+    ) -> TapeRecorder:
+        """Begin a tape; without a `tape_id` it gets a new UUID.
+
+        Raises:
+            InvalidTapeIdError, TapeExistsError, TapeBusyError, StorageClosedError.
+        """
+        if isinstance(tags, str):
+            raise TypeError("tags are a collection of strings, not one string")
+        tape_id = check_tape_id(new_tape_id() if tape_id is None else tape_id)
+        now = datetime.now(UTC)
+        # The format has milliseconds: what is written must be what the frames are counted from.
+        started_at = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        init_line = make_init_line(tape_id, session_id, started_at, protocol_version)
+        init = parse_init_line(init_line, tape_id)
+        return self.adopt(init_line, make_metadata(init, "recording", name=name, tags=tags))
+
+    def adopt(self, init_line: bytes, metadata: Metadata) -> TapeRecorder:
+        """Begin a tape whose `init` line was written elsewhere; it is stored verbatim.
+
+        Raises:
+            InvalidTapeError: it is no init line.
+            InvalidMetadataError: the metadata is not this tape's.
+            InvalidTapeIdError, TapeExistsError, TapeBusyError, StorageClosedError.
+        """
+        init = parse_init_line(init_line, "init line")
+        tape_id: str = init["tape_id"]
+        dump_metadata(tape_id, metadata)  # refuse before anything is touched
+
+        def begin() -> tuple[TapeRecorder, None]:
+            appender: Appender = self._call("create", tape_id, init_line, metadata)
+            counters = TapeCounters(size_bytes=len(init_line))
+            return TapeRecorder(self, init, appender, counters, self._recorder_ended), None
+
+        return self._open_recorder(tape_id, begin)[0]
+
+    def resume(self, tape_id: str) -> tuple[TapeRecorder, RepairReport]:
+        """Go on with a tape behind its last whole line. Its status is `recording` again, `seq`, `ts`
+        and the statistics continue; what is there is read once.
+
+        Raises:
+            TapeNotFoundError, TapeBusyError, StorageClosedError.
+            InvalidTapeError: what is stored under this id is no tape.
+        """
+        check_tape_id(tape_id)
+
+        def begin() -> tuple[TapeRecorder, RepairReport]:
+            appender, report = self._call("resume", tape_id)
+            try:
+                recorder = self._recorder_of(tape_id, appender)
+                meta, _ = self.get_meta(tape_id)
+                if meta.get("status") != "recording":
+                    self._update_meta(tape_id, {"status": "recording", "finalized_at": None})
+            except BaseException:
+                with translated:
+                    appender.close()
+                raise
+            return recorder, report
+
+        return self._open_recorder(tape_id, begin)
+
+    def _recorder_of(self, tape_id: str, appender: Appender) -> TapeRecorder:
+        lines = self.read(tape_id)
+        init_line = next(lines, b"")
+        # A file that was renamed by hand goes by its new name, whatever its init line says.
+        init = {**parse_init_line(init_line, tape_id), "tape_id": tape_id}
+        counters = TapeCounters(size_bytes=len(init_line))
+        for line in lines:
+            counters.add_line(line)
+        return TapeRecorder(self, init, appender, counters, self._recorder_ended)
+
+    def _open_recorder(
+        self, tape_id: str, begin: Callable[[], tuple[TapeRecorder, _T]]
+    ) -> tuple[TapeRecorder, _T]:
+        with self._lock:  # one that is being opened counts already: `close` cannot slip in between
+            self._check_open()
+            self._opening.append(tape_id)
+        recorder: TapeRecorder | None = None
+        try:
+            recorder, report = begin()
+        finally:
+            with self._lock:
+                self._opening.remove(tape_id)
+                if recorder is not None:
+                    self._recorders.append(recorder)
+            self._release_if_done()
+        if self._closed:  # the `with` block was left meanwhile
+            recorder.abort()
+            raise StorageClosedError(repr(self))
+        return recorder, report
+
+    def _recorder_ended(self, recorder: TapeRecorder) -> None:
+        with self._lock:
+            self._recorders.remove(recorder)
+        self._release_if_done()
+
+    # -- reading and keeping --------------------------------------------------------------------
+
+    def read(self, tape_id: str, after_seq: int = -1) -> Generator[bytes, None, None]:
+        """The whole lines of a tape as they were written, newline included, in constant memory; with
+        `after_seq` those behind that frame. A tape may be read while it is recorded.
+
+        Raises:
+            InvalidTapeIdError, StorageClosedError.
+            TapeNotFoundError: at the call or at the first line.
+        """
+        check_tape_id(tape_id)
+        self._check_open()
+        return self._lines(self._call("read", tape_id, after_seq))
+
+    def _lines(self, lines: Iterator[bytes]) -> Generator[bytes, None, None]:
+        try:
+            with translated:
+                for line in lines:
+                    yield line
+                    self._check_open()
+        finally:
+            close = getattr(lines, "close", None)
+            if close is not None:
+                with translated:
+                    close()
+
+    def list(self, query: TapeQuery | None = None, cursor: str | None = None, limit: int = 100) -> Page:
+        """One page of the metadata of the tapes that match, by ascending tape id."""
+        self._check_open()
+        if limit < 1:
+            raise ValueError(f"limit is at least 1, not {limit}")
+        return cast(Page, self._call("list", query or TapeQuery(), cursor, limit))
+
+    def list_all(self, query: TapeQuery | None = None) -> Iterator[dict[str, Any]]:
+        """All pages of `list`, one tape after the other."""
+        page = self.list(query)
+        yield from page.items
+        while page.cursor is not None:
+            page = self.list(query, page.cursor)
+            yield from page.items
+
+    def get_meta(self, tape_id: str) -> tuple[dict[str, Any], str]:
+        """The metadata of a tape and its etag.
+
+        Raises:
+            InvalidTapeIdError, TapeNotFoundError, StorageClosedError.
+            InvalidMetadataError: what is stored is no metadata.
+        """
+        check_tape_id(tape_id)
+        self._check_open()
+        return cast("tuple[dict[str, Any], str]", self._call("get_meta", tape_id))
+
+    def set_meta(self, tape_id: str, meta: Metadata, if_match: str | None = None) -> str:
+        """Replace the metadata of a tape at once; returns the new etag.
+
+        Raises:
+            InvalidTapeIdError, TapeNotFoundError, StorageClosedError.
+            InvalidMetadataError: it is no JSON object, or another tape's.
+            MetadataConflictError: `if_match` is not the etag of what is stored.
+        """
+        check_tape_id(tape_id)
+        self._check_open()
+        dump_metadata(tape_id, meta)
+        return cast(str, self._call("set_meta", tape_id, meta, if_match))
+
+    def delete(self, tape_id: str) -> None:
+        """Remove a tape and all that belongs to it.
+
+        Raises:
+            InvalidTapeIdError, TapeNotFoundError, TapeBusyError, StorageClosedError.
+        """
+        check_tape_id(tape_id)
+        self._check_open()
+        self._call("delete", tape_id)
+
+    def stats(self) -> StorageStats:
+        self._check_open()
+        return cast(StorageStats, self._call("stats"))
+
+    def search(self, text: str, cursor: str | None = None, limit: int = 100) -> Page:
+        """Raises: UnsupportedCapabilityError, before anything is touched."""
+        self._check_capable(ProviderCapability.SEARCH, "search")
+        return cast(Page, self._call("search", text, cursor, limit))
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """Raises: UnsupportedCapabilityError, before anything is touched."""
+        self._check_capable(ProviderCapability.TRANSACTIONS, "transaction")
+        return cast("AbstractContextManager[object]", self._call("transaction"))
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give the lease back. Idempotent.
+
+        Raises:
+            RecorderOpenError: something still records through this handle; nothing was changed.
+        """
+        with self._lock:
+            if not self._closed:
+                self._check_idle()
+                self._closed = True
+        self._release_if_done()
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Open recorders are aborted, with every frame kept, and the lease is given back in any case.
+
+        Raises:
+            RecorderOpenError: the block was left without an error while something still recorded.
+        """
+        unfinished: RecorderOpenError | None = None
+        with self._lock:
+            try:
+                self._check_idle()
+            except RecorderOpenError as caught:
+                unfinished = caught
+            self._closed = True
+            recorders = tuple(self._recorders)
+        for recorder in recorders:
+            try:
+                recorder.abort()
+            except RegistryError as failure:  # the one that ends the block says more
+                _logger.warning("tape %s could not be marked as aborted: %s", recorder.tape_id, failure)
+        self._release_if_done()
+        if error is None and unfinished is not None:
+            raise unfinished
+
+    def _release_if_done(self) -> None:
+        with self._lock:
+            if not self._closed or self._released or self._opening or self._recorders:
+                return
+            self._released = True
+        self._release()
+
+    # -- checks and calls -----------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageClosedError(repr(self))
+
+    def _check_idle(self) -> None:
+        open_ids = sorted([*self._opening, *(recorder.tape_id for recorder in self._recorders)])
+        if open_ids:
+            raise RecorderOpenError(open_ids)
+
+    def _check_capable(self, capability: ProviderCapability, operation: str) -> None:
+        self._check_open()
+        if capability not in self.capabilities:
+            raise UnsupportedCapabilityError(self.storage_type, operation)
+
+    def _call(self, operation: str, *arguments: object) -> Any:
+        method = getattr(self._backend, operation, None)
+        if method is None:
+            raise UnsupportedCapabilityError(self.storage_type, operation)
+        with translated:
+            return method(*arguments)
+
+    def _update_meta(self, tape_id: str, changes: Mapping[str, Any]) -> None:
+        """Lay `changes` over the metadata, and keep what others set meanwhile. Works on a handle that
+        is being closed, since its recorders end their tapes then."""
+        for attempt in range(1, _METADATA_ATTEMPTS + 1):
+            meta, etag = self._call("get_meta", tape_id)
+            stats = meta.get("stats")
+            merged = {**meta, **changes}
+            if "stats" in changes and isinstance(stats, Mapping):
+                merged["stats"] = {**stats, **changes["stats"]}
+            try:
+                self._call("set_meta", tape_id, merged, etag)
+            except MetadataConflictError:
+                if attempt == _METADATA_ATTEMPTS:  # somebody else's write succeeded each time
+                    raise
+            else:
+                return
+
+
+class TapeRecorder:
+    """Writes one tape. Thread-safe; frames get their `seq` in the order in which they get in.
+
+    As a context manager it finalizes the tape, or aborts it when the block is left by an error.
+    """
+
+    def __init__(
+        self,
+        storage: TapeStorage,
+        init: Mapping[str, Any],
+        appender: Appender,
+        counters: TapeCounters,
+        ended: Callable[[TapeRecorder], None],
+    ) -> None:
+        self.tape_id: Final[str] = init["tape_id"]
+        self.session_id: Final[str] = init["session_id"]
+        self._storage = storage
+        self._appender = appender
+        self._counters = counters
+        self._encoder = _encoder_for(init, counters)
+        self._ended = ended
+        # Guards the counters, the encoder and `_open`, and gives the appender one caller at a time.
+        # Under it only the appender is called, which knows neither this recorder nor its storage.
+        self._lock = threading.Lock()
+        self._open = True
+        self._next_seq = counters.last_seq + 1
+
+    def __repr__(self) -> str:
+        return f"<TapeRecorder tape_id={self.tape_id!r} accepted_seq={self.accepted_seq}>"
+
+    @property
+    def accepted_seq(self) -> int:
+        """Of the last frame that was acknowledged, -1 before the first."""
+        return self._counters.last_seq
+
+    @property
+    def line_count(self) -> int:
+        """How many lines the tape has, the `init` line included."""
+        return self._counters.line_count
+
+    @property
+    def unparsed_count(self) -> int:
+        """How many lines were added by `append_lines`, or found by `resume`, that are no records."""
+        return self._counters.unparsed_count
+
+    def append(self, direction: Direction, message: bytes) -> int:
+        """Add one frame and return its `seq`; on return it outlives this process. `message` is spliced
+        in as it is, not parsed. After an error the frame is not in the tape, its `seq` is used by the
+        next one, and the recorder goes on.
+
+        Raises:
+            InvalidMessageError: it is empty, or holds a CR or LF.
+            StorageClosedError: the tape has ended.
+            StorageFullError, StorageUnavailableError.
+        """
+        with self._lock:
+            self._check_open()
+            seq = self._next_seq
+            line = self._encoder.encode(direction, message, seq)
+            # Taken before the write: an interrupt in the middle of it leaves a gap, never a double.
+            self._next_seq = seq + 1
+            try:
+                self._appender.append((line,))
+            except Exception as error:
+                self._next_seq = seq
+                translation = translate(error)
+                if translation is error:
+                    raise
+                raise translation from error
+            self._counters.add_frame(direction, seq, self._encoder.last_ms, len(line))
+            return seq
+
+    def append_many(self, frames: Iterable[tuple[Direction, bytes]]) -> range:
+        """Add frames in one write and return their `seq`s: all of them are in the tape, or, after an
+        error, none. `frames` is held in memory.
+
+        Raises:
+            As `append`.
+        """
+        batch = tuple(frames)  # before the lock: an iterable is foreign code
+        with self._lock:
+            self._check_open()
+            first, encode = self._next_seq, self._encoder.encode
+            lines: list[bytes] = []
+            times_ms: list[int] = []
+            for seq, (direction, message) in enumerate(batch, first):
+                lines.append(encode(direction, message, seq))
+                times_ms.append(self._encoder.last_ms)
+            seqs = range(first, first + len(lines))
+            if lines:
+                self._next_seq = seqs.stop
+                try:
+                    with translated:
+                        self._appender.append(lines)
+                except Exception:
+                    self._next_seq = first
+                    raise
+            for seq, (direction, _), ts_ms, line in zip(seqs, batch, times_ms, lines, strict=True):
+                self._counters.add_frame(direction, seq, ts_ms, len(line))
+            return seqs
+
+    def append_lines(self, lines: Iterable[bytes]) -> int:
+        """Add whole lines verbatim, in one write, and count what is on them; returns how many. Later
+        frames go on behind the highest `seq` among them.
+
+        Raises:
+            InvalidMessageError: one of them does not end in its only newline; none was added.
+            StorageClosedError, StorageFullError, StorageUnavailableError.
+        """
+        batch = tuple(lines)
+        for line in batch:
+            if not line.endswith(b"\n") or line.count(b"\n") != 1:
+                raise InvalidMessageError("a raw line ends in a newline, and holds no other")
+        with self._lock:
+            self._check_open()
+            if batch:
+                with translated:
+                    self._appender.append(batch)
+            for line in batch:
+                self._counters.add_line(line)
+            self._next_seq = max(self._next_seq, self._counters.last_seq + 1)
+            return len(batch)
+
+    def flush(self, durable: bool = False) -> None:
+        """Every acknowledged frame has left this process already; with `durable` it outlives a loss of
+        power too, as far as the storage can promise that at all.
+
+        Raises:
+            StorageClosedError, StorageFullError, StorageUnavailableError.
+        """
+        with self._lock:
+            self._check_open()
+            if durable:
+                with translated:
+                    self._appender.sync()
+
+    def finalize(self, metadata: Metadata | None = None) -> None:
+        """End the tape: everything in it is durable before its metadata says `finalized`. Statistics
+        are written, what others set meanwhile is kept; a given `metadata` is stored as it is instead.
+        Idempotent, also after `abort`. After an error the tape is free for others all the same.
+
+        Raises:
+            StorageFullError, StorageUnavailableError, TapeNotFoundError, InvalidMetadataError.
+        """
+        self._end("finalized", metadata)
+
+    def abort(self) -> None:
+        """End the tape as `aborted`, with every frame kept. Otherwise as `finalize`."""
+        self._end("aborted", None)
+
+    def detach(self) -> None:
+        """Give the tape free as it is, status `recording`, for a later `resume`. Idempotent."""
+        self._end(None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finalize()
+            return
+        try:
+            self.abort()
+        except RegistryError as failure:  # the error that ends the block says more
+            _logger.warning("tape %s could not be marked as aborted: %s", self.tape_id, failure)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StorageClosedError(f"the recorder of tape {self.tape_id!r}")
+
+    def _end(self, status: TapeStatus | None, metadata: Metadata | None) -> None:
+        with self._lock:
+            if not self._open:
+                return
+            self._open = False
+        # No append comes after this, so that the appender is ours without the lock.
+        try:
+            if status is not None:
+                with translated:
+                    self._appender.sync()
+                self._write_metadata(status, metadata)
+        finally:
+            try:
+                with translated:
+                    self._appender.close()
+            finally:
+                self._ended(self)
+
+    def _write_metadata(self, status: TapeStatus, metadata: Metadata | None) -> None:
+        storage = self._storage
+        if metadata is not None:
+            storage._call("set_meta", self.tape_id, metadata, None)  # noqa: SLF001  (one module, one noun)
+            return
+        now = format_time(datetime.now(UTC))
+        changes = {
+            "status": status,
+            "updated_at": now,
+            "finalized_at": now if status == "finalized" else None,
+            "stats": self._counters.as_stats(),
+        }
+        storage._update_meta(self.tape_id, changes)  # noqa: SLF001
+
+
+def _encoder_for(init: Mapping[str, Any], counters: TapeCounters) -> FrameEncoder:
+    """An encoder that goes on where the tape stands: `ts` counts from the start of the tape and never
+    falls behind its last frame, also where the system's clock did."""
+    now = datetime.now(UTC)
+    try:
+        started_at = datetime.fromisoformat(str(init.get("created_at")))
+        if started_at.tzinfo is None:
+            started_at = started_at.replace(tzinfo=UTC)
+    except ValueError:
+        started_at = now
+    if not 1970 <= started_at.year <= 2999:  # a tape from elsewhere: no later frame may fail over it
+        started_at = now
+    elapsed_ms = round((now - started_at).total_seconds() * 1000)
+    last_ms = min(counters.last_ts_ms, _LONGEST_MS)
+    return FrameEncoder(init["session_id"], started_at, elapsed_ms=max(elapsed_ms, last_ms, 0))
