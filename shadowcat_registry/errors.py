@@ -11,13 +11,13 @@
     ├── ProviderInUseError         (RuntimeError)  leases are open; says how many and whose
     ├── ProviderRetiringError      (RuntimeError)  removed, waits for its last lease, gives out no new one
     ├── InstanceExistsError        (ValueError)    the instance id is live already
+    ├── InstanceNotFoundError      (LookupError)   no live instance of that id
     ├── InitHookError              (RuntimeError)  an init hook refused a provider
     ├── CreationFailedError        (RuntimeError)  the factory could not open the storage
     ├── DependencyCycleError       (RuntimeError)  a storage needs itself to be opened
     ├── ConstructionTimeoutError   (TimeoutError)  somebody else's construction took too long
     ├── StalePlanError             (RuntimeError)  the registry moved on while a plan was prepared
     ├── AlreadyInitializedError    (RuntimeError)  `initialize_storage` was called for another manifest
-    ├── RegistryClosedError        (RuntimeError)  the registry was closed
     └── StorageError                               all that goes wrong with tapes
         ├── InvalidTapeIdError     (ValueError)    not safe as a tape id; never rewritten, never a path
         ├── InvalidTapeError       (ValueError)    not a tape, or not one of this format; has a mark
@@ -80,6 +80,18 @@ class Finding:
             "end_column": self.mark.end_column,
             "pointer": format_pointer(self.pointer),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A finding that knows its place in the data and not yet in a text."""
+
+    pointer: Pointer
+    code: str
+    message: str
+    hint: str | None = None
+    on_key: bool = False
+    """It is the key that is wrong, not its value."""
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str | None:
@@ -224,6 +236,15 @@ class InstanceExistsError(RegistryError, ValueError):
         )
 
 
+class InstanceNotFoundError(RegistryError, LookupError):
+    def __init__(self, instance_id: str) -> None:
+        self.instance_id = instance_id
+        super().__init__(instance_id)
+
+    def __str__(self) -> str:
+        return f"there is no live instance {self.instance_id!r}"
+
+
 class InitHookError(RegistryError, RuntimeError):
     """The hook's own exception is the `__cause__`."""
 
@@ -289,11 +310,6 @@ class AlreadyInitializedError(RegistryError, RuntimeError):
             f"storage is initialised from {self.running} already, not from {self.asked}; "
             "close that runtime first, or use open_registry() for a second one"
         )
-
-
-class RegistryClosedError(RegistryError, RuntimeError):
-    def __str__(self) -> str:
-        return "the registry is closed"
 
 
 class StorageError(RegistryError):

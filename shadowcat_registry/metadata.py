@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NoReturn
+
+from .marks import Pointer
 
 Config = Mapping[str, Any]
 """The configuration of a provider: JSON values, already merged, with defaults filled in."""
@@ -149,7 +151,7 @@ class ProviderSpec:
     """A declared provider: a named use of a type with its config. What a plan compares.
 
     `config` is complete: merged, references resolved, defaults filled in. It may hold secrets, so
-    it is kept out of `repr`.
+    it is kept out of `repr`, and a spec is never pickled.
     """
 
     name: str
@@ -157,3 +159,8 @@ class ProviderSpec:
     config: Config = field(repr=False, default_factory=dict)
     display_name: str | None = None
     """None: the factory's."""
+    secrets: frozenset[Pointer] = field(repr=False, compare=False, default=frozenset())
+    """Where in `config` the secrets are."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a ProviderSpec is not pickled: it may hold secrets")

@@ -1,0 +1,533 @@
+"""Bytes → plain values, with a mark for every key and value. Refuses whatever is ambiguous.
+
+One pass over the events of libyaml, which builds the values, holds the budgets and refuses duplicate
+keys, tags and the like before anything else looks at the data: a text that exhausts or crashes a YAML
+loader never gets to one. Scalars are read by the core schema of YAML 1.2. Knows nothing of manifests.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, Final, NamedTuple, NoReturn
+
+import yaml
+
+from .errors import Finding, ManifestError
+from .marks import Mark, Pointer
+
+MAX_BYTES: Final = 16 * 1024 * 1024
+MAX_DEPTH: Final = 64
+MAX_NODES: Final = 2_000_000
+MAX_SCALAR_CHARACTERS: Final = 1024 * 1024
+MAX_DIGITS: Final = 100
+MAX_ALIASED_NODES: Final = 100_000
+"""Aliases are accepted, as they spare repetition, and counted at what they stand for: nothing that walks
+the values later can meet more of them than the budgets allow, however they refer to each other."""
+MAX_FINDINGS: Final = 50
+
+_logger = logging.getLogger(__name__)
+
+# Line separators of YAML 1.1 that YAML 1.2 does not know and editors do not show are among them.
+_not_text = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_not_in_value = re.compile("[\x00\ud800-\udfff]")
+_tag_directive = re.compile(r"^%(?!YAML)", re.MULTILINE)
+_line_end = re.compile(r"\r\n|\r|\n")
+
+# The core schema of YAML 1.2.2, section 10.3.2.
+_null = frozenset({"", "~", "null", "Null", "NULL"})
+_bool = {word: word.lower() == "true" for word in ("true", "True", "TRUE", "false", "False", "FALSE")}
+_decimal = re.compile(r"[-+]?[0-9]+")
+_octal = re.compile(r"0o[0-7]+")
+_hexadecimal = re.compile(r"0x[0-9a-fA-F]+")
+_float = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_not_finite = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_leading_zero = re.compile(r"[-+]?0[0-9]")
+_may_be_special = frozenset("~nNtTfF-+.0123456789")
+"""The first characters of all plain scalars that are not text; the empty one is looked at apart."""
+
+
+class Document:
+    """The values of one YAML text, and where each of them stands.
+
+    Nodes are numbered in the order of the text, a key before its value; two arrays hold their spans and a
+    dict says where the numbers go on behind a collection. Everything else is worked out when asked for.
+    """
+
+    def __init__(self, source: str, text: str) -> None:
+        self.source = source
+        self.text = text
+        """Without a byte order mark."""
+        self.value: Any = None
+        self._starts = array("I")
+        self._ends = array("I")
+        self._after: dict[int, int] = {}
+        self._targets: dict[int, int] = {}
+        """Node of an alias → node that it stands for."""
+        self._lines: list[int] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Document {self.source!r}>"  # no values: they may be secret
+
+    def mark(self, pointer: Pointer) -> Mark:
+        """Where the value stands; of a value that is empty, its key; else its nearest ancestor."""
+        key, value = self._find(pointer)
+        start, end = self._span(value)
+        return self._mark(*(self._span(key) if start == end and key is not None else (start, end)))
+
+    def key_mark(self, pointer: Pointer) -> Mark:
+        """Where the key stands; for an item of a list or the whole document, its value."""
+        key, value = self._find(pointer)
+        return self._mark(*self._span(value if key is None else key))
+
+    def key_marks(self, pointer: Pointer) -> dict[str, Mark]:
+        """The places of all keys of one mapping."""
+        container = self.value
+        for part in pointer:
+            container = container[part]
+        value = self._find(pointer)[1]
+        return {
+            name: self._mark(*self._span(key))
+            for name, (key, _) in zip(container, self._children(value, keyed=True), strict=False)
+        }
+
+    def span(self, pointer: Pointer) -> tuple[int, int]:
+        """The characters of `text` that the value takes."""
+        return self._span(self._find(pointer)[1])
+
+    def mark_at(self, start: int, end: int | None = None) -> Mark:
+        """The mark of a span of `text`, or of the one character at `start`."""
+        if end is None:
+            end = start + 1 if start < len(self.text) and self.text[start] not in "\r\n" else start
+        return self._mark(start, end)
+
+    def _find(self, pointer: Pointer) -> tuple[int | None, int]:
+        """The nodes of the key and the value of the deepest part of `pointer` that exists."""
+        key: int | None = None
+        node, value = 0, self.value
+        for part in pointer:
+            if isinstance(value, dict) and part in value:
+                position = list(value).index(part)
+            elif isinstance(value, list) and isinstance(part, int) and 0 <= part < len(value):
+                position = part
+            else:
+                break
+            keyed = isinstance(value, dict)
+            found = next(child for i, child in enumerate(self._children(node, keyed=keyed)) if i == position)
+            key, node = found
+            node = self._targets.get(node, node)
+            value = value[part]
+        return key, node
+
+    def _children(self, node: int, *, keyed: bool) -> Iterator[tuple[int | None, int]]:
+        """The nodes of the keys and values in a collection, endlessly: its values know their number."""
+        child = node + 1
+        while True:
+            key = None
+            if keyed:
+                key, child = child, child + 1
+            yield key, child
+            child = self._after.get(child, child + 1)
+
+    def _span(self, node: int | None) -> tuple[int, int]:
+        if node is None or node >= len(self._starts):
+            return 0, 0
+        return self._starts[node], self._ends[node]
+
+    def _mark(self, start: int, end: int) -> Mark:
+        if self._lines is None:
+            self._lines = [0, *(found.end() for found in _line_end.finditer(self.text))]
+        line, end_line = bisect_right(self._lines, start), bisect_right(self._lines, end)
+        return Mark(
+            self.source,
+            line,
+            start - self._lines[line - 1] + 1,
+            end_line,
+            end - self._lines[end_line - 1] + 1,
+        )
+
+
+def parse_document(data: bytes, source: str) -> Document:
+    """Read one YAML document; `source` is its name in marks.
+
+    Raises:
+        ManifestError: it is refused; no input raises anything else.
+    """
+    return _Reader(source, _decode(data, source)).read()
+
+
+def _decode(data: bytes, source: str) -> str:
+    start = Mark.at_start(source)
+    if len(data) > MAX_BYTES:
+        message = f"the file has more than {MAX_BYTES // 1024 // 1024} MiB"
+        raise ManifestError([Finding("SC601", message, start, hint="is it the right file?")])
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ManifestError([Finding("SC101", "the file is UTF-16", start, hint="save it as UTF-8")])
+    try:
+        text = data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        # Whatever is before the bad byte is valid: it says how many lines and characters that is.
+        before = Document(source, data[: error.start].decode("utf-8").removeprefix("\ufeff"))
+        end = len(before.text)
+        place = before.mark_at(end)
+        mark = Mark(source, place.line, place.column, place.line, place.column + 1)
+        message = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
+        raise ManifestError([Finding("SC101", message, mark, hint="save the file as UTF-8")]) from None
+    if found := _not_text.search(text):
+        message = f"the character U+{ord(found[0]):04X} cannot be in a manifest"
+        hint = "remove it; in a text in double quotes it can be written as an escape sequence"
+        raise ManifestError(
+            [Finding("SC102", message, Document(source, text).mark_at(found.start()), (), hint)]
+        )
+    return text
+
+
+@cache
+def _loader() -> Callable[[bytes], Any]:
+    # The event pass in pure Python is some twenty times slower: it must not be used unnoticed.
+    if yaml.__with_libyaml__:
+        return yaml.CSafeLoader
+    _logger.warning("PyYAML is installed without libyaml: reading a large manifest will be slow")
+    return yaml.SafeLoader
+
+
+class _Refused:
+    """Stands in a mapping for a key that was refused, so that keys and node numbers stay in step."""
+
+
+class _Due:
+    """The type of `_DUE`: the next node in a mapping is a key."""
+
+
+_DUE: Final = _Due()
+
+
+class _Anchor(NamedTuple):
+    value: Any
+    node: int
+    nodes: int
+    height: int
+
+
+class _Frame(NamedTuple):
+    """A collection that is being built, while the reader is inside one of its values."""
+
+    container: dict[Any, Any] | list[Any]
+    key: Any
+    node: int
+    anchor: str | None
+    nodes_before: int
+
+
+class _Reader:
+    """Drives the event pass over one text."""
+
+    def __init__(self, source: str, text: str) -> None:
+        self.document = Document(source, text)
+        self.findings: list[Finding] = []
+        self.anchors: dict[str, _Anchor | None] = {}
+        """None while the anchored collection is still open."""
+        self.aliased_nodes = 0
+
+    def read(self) -> Document:
+        text = self.document.text
+        if found := _tag_directive.search(text):
+            # libyaml takes time that grows with the square of their number, and nothing here needs one.
+            self.fail(
+                "SC111",
+                "a line that starts with % is a YAML directive",
+                found.start(),
+                hint="remove the line",
+            )
+        try:
+            self.walk(_loader()(text.encode("utf-8")))
+        except ManifestError:
+            raise
+        except yaml.MarkedYAMLError as error:
+            self.translate(error)
+        except (yaml.YAMLError, ValueError, OverflowError):
+            # Only the fallback in pure Python gets here, with escapes of impossible characters.
+            self.fail("SC104", "this is not valid YAML", 0)
+        if self.findings:
+            raise ManifestError(self.findings)
+        return self.document
+
+    def walk(self, parser: Any) -> None:
+        """Build the values. The path of a scalar is the hot one and is written out in the loop."""
+        document = self.document
+        starts, ends, after = document._starts, document._ends, document._after  # noqa: SLF001 - its builder
+        stack: list[_Frame] = []
+        heights = [0]
+        container: dict[Any, Any] | list[Any] = []
+        root = container
+        key: Any = None
+        node = 0
+        anchor: str | None = None
+        nodes_before = 0
+        flow_end = 0
+        documents = 0
+        value: Any
+        for event in iter(parser.get_event, None):
+            kind = type(event)
+            if kind is yaml.ScalarEvent:
+                start = event.start_mark.index
+                number = len(starts)
+                starts.append(start)
+                ends.append(event.end_mark.index)
+                value = event.value
+                if event.tag is not None:
+                    self.refuse_tag(start)
+                if len(value) > MAX_SCALAR_CHARACTERS:
+                    self.fail("SC604", f"a text has more than {MAX_SCALAR_CHARACTERS:,} characters", start)
+                plain = event.implicit[0]
+                if key is _DUE:
+                    key = self.key(container, node, value, plain, start, ends[number])
+                    if event.anchor is not None:
+                        self.anchors[event.anchor] = _Anchor(value, number, 1, 0)
+                    continue
+                if plain:
+                    if not value or value[0] in _may_be_special:
+                        value = self.resolve(value, start, ends[number])
+                elif _not_in_value.search(value):
+                    message = "an escape sequence for a character that cannot be in a value"
+                    self.report("SC102", message, start, ends[number])
+                if event.anchor is not None:
+                    self.anchors[event.anchor] = _Anchor(value, number, 1, 0)
+            elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
+                if key is _DUE:
+                    self.fail_complex_key(event.start_mark.index)
+                if event.tag is not None:
+                    self.refuse_tag(event.start_mark.index)
+                if len(stack) >= MAX_DEPTH:
+                    self.fail("SC602", f"nested more than {MAX_DEPTH} levels deep", event.start_mark.index)
+                if event.anchor is not None:
+                    self.anchors[event.anchor] = None
+                stack.append(_Frame(container, key, node, anchor, nodes_before))
+                heights.append(0)
+                nodes_before = len(starts) + self.aliased_nodes
+                node, anchor = len(starts), event.anchor
+                starts.append(event.start_mark.index)
+                ends.append(event.start_mark.index)
+                if kind is yaml.MappingStartEvent:
+                    container, key = {}, _DUE
+                else:
+                    container, key = [], None
+                if node >= MAX_NODES:
+                    self.fail_too_many(event.start_mark.index)
+                continue
+            elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+                number = len(starts)
+                after[node] = number
+                start, end = event.start_mark.index, event.end_mark.index
+                # The end of a block is where the next token starts; that of its last value is meant.
+                if end > start:
+                    flow_end = ends[node] = end
+                else:
+                    ends[node] = max(ends[number - 1], flow_end)
+                value = container
+                height = heights.pop() + 1
+                if height > heights[-1]:
+                    heights[-1] = height
+                if anchor is not None:
+                    nodes = number + self.aliased_nodes - nodes_before
+                    self.anchors[anchor] = _Anchor(value, node, nodes, height)
+                container, key, node, anchor, nodes_before = stack.pop()
+                if key is None:
+                    container.append(value)  # type: ignore[union-attr]  # no key: a list
+                else:
+                    container[key] = value
+                    key = _DUE
+                continue
+            elif kind is yaml.AliasEvent:
+                start = event.start_mark.index
+                if key is _DUE:
+                    self.fail_complex_key(start)
+                target = self.target(event, depth=len(stack))
+                document._targets[len(starts)] = target.node  # noqa: SLF001 - its builder
+                starts.append(start)
+                ends.append(event.end_mark.index)
+                heights[-1] = max(heights[-1], target.height)
+                value = target.value
+            elif kind is yaml.DocumentStartEvent:
+                documents += 1
+                if documents > 1:
+                    hint = "one file holds one manifest: remove the `---`, or make it two files"
+                    self.fail(
+                        "SC110", "a second YAML document starts here", event.start_mark.index, hint=hint
+                    )
+                continue
+            else:
+                continue
+            # A scalar or an alias, as a value.
+            if len(starts) > MAX_NODES:
+                self.fail_too_many(start)
+            if key is None:
+                container.append(value)  # type: ignore[union-attr]  # no key: a list
+            else:
+                container[key] = value
+                key = _DUE
+        if not root or (root[0] is None and starts[0] == ends[0]):
+            hint = "a manifest starts with `version: 1`; an empty one never means that everything is to go"
+            self.fail("SC103", "the file is empty", 0, hint=hint)
+        document.value = root[0]
+
+    def report(
+        self, code: str, message: str, start: int, end: int | None = None, hint: str | None = None
+    ) -> None:
+        """Note a finding that reading can go on behind."""
+        self.findings.append(Finding(code, message, self.document.mark_at(start, end), (), hint))
+        if len(self.findings) >= MAX_FINDINGS:
+            raise ManifestError(self.findings)
+
+    def fail(
+        self, code: str, message: str, start: int, end: int | None = None, hint: str | None = None
+    ) -> NoReturn:
+        """Note a finding that reading cannot go on behind."""
+        self.report(code, message, start, end, hint)
+        raise ManifestError(self.findings)
+
+    def fail_too_many(self, start: int) -> NoReturn:
+        self.fail("SC603", f"more than {MAX_NODES:,} values", start)
+
+    def fail_complex_key(self, start: int) -> NoReturn:
+        hint = "put quotes around a value that starts with {, [ or *"
+        self.fail("SC113", "a list, a mapping or an alias cannot be a key", start, hint=hint)
+
+    def refuse_tag(self, start: int) -> None:
+        self.report("SC111", "YAML tags (!…) are not used in a manifest", start, hint="remove the tag")
+
+    def key(self, container: Any, node: int, key: str, plain: bool, start: int, end: int) -> object:
+        """The key to store a value under; what is wrong with it is reported."""
+        if plain and (not key or key[0] in _may_be_special or key == "<<"):
+            if key == "<<":
+                hint = "use defaults.config for what several providers share"
+                self.report("SC112", "merge keys (<<) are not used in a manifest", start, end, hint)
+                return _Refused()
+            if not isinstance(self.resolve(key, start, end), str):
+                self.report("SC113", "a key must be a text", start, end, "put it in quotes")
+                return _Refused()
+        if key in container:
+            document = self.document
+            position = list(container).index(key)
+            children = enumerate(document._children(node, keyed=True))  # noqa: SLF001 - its builder
+            first = next(number for i, (number, _) in children if i == position)
+            place = document.mark_at(*document._span(first))  # noqa: SLF001
+            hint = f"it is on line {place.line}, column {place.column} already; remove one of the two"
+            self.report("SC109", f"the key {key[:64]!r} is there twice", start, end, hint)
+            return _Refused()
+        return key
+
+    def resolve(self, value: str, start: int, end: int) -> Any:
+        """The value of a plain scalar by the core schema of YAML 1.2."""
+        if value in _null:
+            return None
+        if value in _bool:
+            return _bool[value]
+        digits = len(value) > MAX_DIGITS
+        if _decimal.fullmatch(value) or _float.fullmatch(value):
+            if digits:
+                hint = "put it in quotes if it is a text"
+                self.report("SC605", f"a number of more than {MAX_DIGITS} digits", start, end, hint)
+                return 0
+            if _leading_zero.match(value):
+                hint = "drop the zero, or put it in quotes if it is a text"
+                self.report(
+                    "SC114", "a number with a leading zero reads differently here and there", start, end, hint
+                )
+                return 0
+            if _decimal.fullmatch(value):
+                return int(value)
+            number = float(value)
+            if math.isfinite(number):
+                return number
+        elif not digits and (_octal.fullmatch(value) or _hexadecimal.fullmatch(value)):
+            return int(value, 0)
+        elif not _not_finite.fullmatch(value):
+            return value
+        hint = "put it in quotes if it is a text"
+        self.report("SC115", "a number that is infinite, too large, or not a number", start, end, hint)
+        return 0
+
+    def target(self, event: Any, depth: int) -> _Anchor:
+        """What an alias stands for, within the budgets."""
+        start, end = event.start_mark.index, event.end_mark.index
+        target = self.anchors.get(event.anchor)
+        if target is None:
+            inside = event.anchor in self.anchors
+            message = (
+                "an alias inside of what it stands for"
+                if inside
+                else "an alias whose anchor is not before it"
+            )
+            hint = None if inside else "put quotes around a text that starts with *"
+            self.fail("SC116", message, start, end, hint)
+        self.aliased_nodes += target.nodes
+        if self.aliased_nodes > MAX_ALIASED_NODES:
+            self.fail("SC606", f"aliases stand for more than {MAX_ALIASED_NODES:,} values", start, end)
+        if depth + target.height > MAX_DEPTH:
+            self.fail("SC602", f"nested more than {MAX_DEPTH} levels deep, by an alias", start, end)
+        return target
+
+    def translate(self, error: yaml.MarkedYAMLError) -> NoReturn:
+        """Say what libyaml means, where a person would look for it.
+
+        Its own words are not passed on: they speak of tokens, and those of the fallback hold characters
+        of the text.
+        """
+        text = self.document.text
+        context, problem = error.context or "", error.problem or ""
+        at = error.problem_mark.index if error.problem_mark else 0
+        since = error.context_mark.index if error.context_mark else at
+        line = text[text.rfind("\n", 0, at) + 1 : at + 1]
+        if "quoted scalar" in context and ("end of stream" in problem or "document" in problem):
+            self.fail("SC105", "this quote is never closed", since)
+        if "quoted scalar" in context:
+            hint = (
+                "in double quotes a backslash starts an escape sequence: write it twice, or use single quotes"
+            )
+            self.fail(
+                "SC107", "a backslash that starts no escape sequence", text.rfind("\\", 0, at + 1), hint=hint
+            )
+        if text[at : at + 1] == "\t" or ("\t" in line and line.isspace()):
+            self.fail("SC106", "a tab where YAML wants spaces", at, hint="indent with spaces")
+        if text[at : at + 1] == "{" and text[at - 1 : at] == "$":
+            hint = 'inside of [ ] or { } a reference needs quotes: "${…}"'
+            self.fail("SC108", "a `${…}` reference without quotes", at - 1, hint=hint)
+        if "flow" in context:
+            bracket = text[since : since + 1]
+            if bracket in "[{" and bracket:
+                close = "]" if bracket == "[" else "}"
+                hint = f"expected `,` or `{close}` at line {self.document.mark_at(at).line}"
+                self.fail("SC104", f"this `{bracket}` is not closed, or a comma is missing", since, hint=hint)
+            self.fail("SC104", "the text ends inside of [ ] or { }", at)
+        if "simple key" in context:
+            self.fail(
+                "SC104", "no `:` follows this key", since, hint="a key is followed by a colon and a space"
+            )
+        if "mapping values are not allowed" in problem:
+            hint = "put quotes around a value that holds `: `, and indent the keys of one level alike"
+            self.fail("SC104", "a `:` cannot be here", at, hint=hint)
+        if "cannot start any token" in problem or "directive" in context:
+            character = text[at : at + 1]
+            reserved = (
+                f"a value cannot start with `{character}`" if character in "@`%" else "this is not valid YAML"
+            )
+            self.fail("SC104", reserved, at, hint="put quotes around it")
+        if "sequence entries" in problem:
+            hint = "start the list on a line of its own, or write it as [a, b]"
+            self.fail("SC104", "a list cannot start here", at, hint=hint)
+        if "block mapping" in context or "block collection" in context:
+            hint = "check the indentation of this line, and the quotes and brackets before it"
+            self.fail("SC104", "this does not go on with what is before it", at, hint=hint)
+        if "document start" in problem:
+            self.fail("SC104", "this does not belong to the document before it", at)
+        if "alias" in context or "anchor" in context:
+            self.fail("SC104", "`*` and `&` need a name behind them", since, hint="put quotes around a text")
+        if "tag" in context:
+            self.refuse_tag(since)
+        self.fail("SC104", "this is not valid YAML", at)

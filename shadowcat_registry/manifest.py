@@ -1,0 +1,46 @@
+"""The manifest as everything behind the loader sees it: typed, complete, valid, immutable.
+
+Knows nothing of YAML, schemas or files: `load` makes it, `plan` compares what it declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .errors import Finding
+from .interpolate import mask
+from .marks import Mark
+from .metadata import ProviderSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A valid `registry.yaml`, references resolved. Holds secrets: shown by `masked_config()` only."""
+
+    path: Path
+    """Absolute; links are not followed."""
+    digest: str
+    """SHA-256 of the text, in hexadecimal, with the secrets that stand in it masked."""
+    providers: Mapping[str, ProviderSpec]
+    """By name, in the order of the file; every config is complete."""
+    default: str | None
+    provider_marks: Mapping[str, Mark]
+    """Where each provider is declared."""
+    files: tuple[Path, ...]
+    """Every file whose change is a change of the manifest: itself, and those of `${file:…}`."""
+    warnings: tuple[Finding, ...] = ()
+
+    def masked_config(self, name: str) -> dict[str, Any]:
+        """The config of a provider, to show: every secret in it is replaced by `***`.
+
+        Raises:
+            KeyError: it is not declared.
+        """
+        spec = self.providers[name]
+        return mask(spec.config, spec.secrets)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Manifest is not pickled: it may hold secrets")
