@@ -339,11 +339,8 @@ def _at(value: Any, pointer: Pointer) -> Any:
 
 
 def _exists(value: Any, pointer: Pointer) -> bool:
-    for part in pointer:
-        if (isinstance(value, dict) and part in value) or (
-            isinstance(value, list) and isinstance(part, int) and part < len(value)
-        ):
-            value = value[part]
-        else:
-            return False
+    try:
+        _at(value, pointer)
+    except (LookupError, TypeError):  # no such key, or nothing that has keys
+        return False
     return True
