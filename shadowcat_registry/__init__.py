@@ -1,0 +1,192 @@
+"""Configuration-driven storage for MCP tapes: a manifest, a live registry, hot reload.
+
+    import shadowcat_registry as sr
+
+    with sr.open_registry("registry.yaml") as runtime:
+        with runtime.registry.get_default_storage() as storage:
+            with storage.record(session_id="s-1") as tape:
+                tape.append("client_to_server", b'{"jsonrpc":"2.0","id":1,"method":"ping"}')
+
+The public names are those in `__all__`. Importing the package loads none of them: each comes out of its
+module, named in the table below, when it is first used (PEP 562). That keeps `import` fast, and free of
+effects.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .backend import (
+        Appender,
+        CreateContext,
+        Page,
+        RepairReport,
+        StorageProviderFactory,
+        StorageStats,
+        TapeQuery,
+        TapeStorageBackend,
+    )
+    from .catalog import Catalog
+    from .errors import (
+        AlreadyInitializedError,
+        ConstructionTimeoutError,
+        CreationFailedError,
+        DependencyCycleError,
+        Finding,
+        InitHookError,
+        InstanceExistsError,
+        InstanceNotFoundError,
+        InvalidConfigError,
+        InvalidMessageError,
+        InvalidMetadataError,
+        InvalidNameError,
+        InvalidTapeError,
+        InvalidTapeIdError,
+        ManifestError,
+        ManifestNotFoundError,
+        MetadataConflictError,
+        ProviderExistsError,
+        ProviderInUseError,
+        ProviderNotFoundError,
+        ProviderRetiringError,
+        RecorderOpenError,
+        RegistryError,
+        RuntimeClosedError,
+        StalePlanError,
+        StorageClosedError,
+        StorageError,
+        StorageFullError,
+        StorageUnavailableError,
+        TapeBusyError,
+        TapeExistsError,
+        TapeNotFoundError,
+        UnknownTypeError,
+        UnsupportedCapabilityError,
+    )
+    from .events import Event
+    from .load import load_manifest
+    from .manifest import Manifest
+    from .marks import Mark
+    from .metadata import Holder, ProviderCapability, ProviderInfo, ProviderMetadata, ProviderSpec
+    from .registry import StorageProviderRegistry
+    from .runtime import Outcome, Runtime, Status
+    from .snapshot import Provider, Snapshot
+    from .startup import STORAGE_REGISTRY, initialize_storage, open_registry, register_builtin_providers
+    from .storage import TapeRecorder, TapeStorage
+    from .tapes import ImportResult, export_tape, import_tape
+
+_HOMES = {
+    "backend": (
+        "Appender CreateContext Page RepairReport StorageProviderFactory StorageStats TapeQuery "
+        "TapeStorageBackend"
+    ),
+    "catalog": "Catalog",
+    "errors": (
+        "AlreadyInitializedError ConstructionTimeoutError CreationFailedError DependencyCycleError "
+        "Finding InitHookError InstanceExistsError InstanceNotFoundError InvalidConfigError "
+        "InvalidMessageError InvalidMetadataError InvalidNameError InvalidTapeError "
+        "InvalidTapeIdError ManifestError ManifestNotFoundError MetadataConflictError "
+        "ProviderExistsError ProviderInUseError ProviderNotFoundError ProviderRetiringError "
+        "RecorderOpenError RegistryError RuntimeClosedError StalePlanError StorageClosedError "
+        "StorageError StorageFullError StorageUnavailableError TapeBusyError TapeExistsError "
+        "TapeNotFoundError UnknownTypeError UnsupportedCapabilityError"
+    ),
+    "events": "Event",
+    "load": "load_manifest",
+    "manifest": "Manifest",
+    "marks": "Mark",
+    "metadata": "Holder ProviderCapability ProviderInfo ProviderMetadata ProviderSpec",
+    "registry": "StorageProviderRegistry",
+    "runtime": "Outcome Runtime Status",
+    "snapshot": "Provider Snapshot",
+    "startup": "STORAGE_REGISTRY initialize_storage open_registry register_builtin_providers",
+    "storage": "TapeRecorder TapeStorage",
+    "tapes": "ImportResult export_tape import_tape",
+}
+_home_of = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "STORAGE_REGISTRY",
+    "AlreadyInitializedError",
+    "Appender",
+    "Catalog",
+    "ConstructionTimeoutError",
+    "CreateContext",
+    "CreationFailedError",
+    "DependencyCycleError",
+    "Event",
+    "Finding",
+    "Holder",
+    "ImportResult",
+    "InitHookError",
+    "InstanceExistsError",
+    "InstanceNotFoundError",
+    "InvalidConfigError",
+    "InvalidMessageError",
+    "InvalidMetadataError",
+    "InvalidNameError",
+    "InvalidTapeError",
+    "InvalidTapeIdError",
+    "Manifest",
+    "ManifestError",
+    "ManifestNotFoundError",
+    "Mark",
+    "MetadataConflictError",
+    "Outcome",
+    "Page",
+    "Provider",
+    "ProviderCapability",
+    "ProviderExistsError",
+    "ProviderInUseError",
+    "ProviderInfo",
+    "ProviderMetadata",
+    "ProviderNotFoundError",
+    "ProviderRetiringError",
+    "ProviderSpec",
+    "RecorderOpenError",
+    "RegistryError",
+    "RepairReport",
+    "Runtime",
+    "RuntimeClosedError",
+    "Snapshot",
+    "StalePlanError",
+    "Status",
+    "StorageClosedError",
+    "StorageError",
+    "StorageFullError",
+    "StorageProviderFactory",
+    "StorageProviderRegistry",
+    "StorageStats",
+    "StorageUnavailableError",
+    "TapeBusyError",
+    "TapeExistsError",
+    "TapeNotFoundError",
+    "TapeQuery",
+    "TapeRecorder",
+    "TapeStorage",
+    "TapeStorageBackend",
+    "UnknownTypeError",
+    "UnsupportedCapabilityError",
+    "export_tape",
+    "import_tape",
+    "initialize_storage",
+    "load_manifest",
+    "open_registry",
+    "register_builtin_providers",
+]
+
+
+def __getattr__(name: str) -> object:
+    module = _home_of.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f".{module}", __name__), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

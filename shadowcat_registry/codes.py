@@ -1,7 +1,8 @@
 """Every code a finding can have, with its meaning in one line. A code is never reused.
 
 The families: SC1xx bytes and syntax, SC2xx the schema, SC3xx cross references, SC4xx `${…}` references
-and secrets, SC5xx faults of a provider type, SC6xx budgets. Knows nothing of who reports them.
+and secrets, SC5xx faults of a provider type, SC6xx budgets, SC7xx what a reload cannot prepare, SC9xx
+faults of ours. Knows nothing of who reports them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ CODES: Final = {
     "SC113": "a key that is not text",
     "SC114": "a number with a leading zero",
     "SC115": "a number that is infinite, too large, or not a number",
+    "SC117": "the file is missing, or cannot be read",
     "SC116": "an alias without its anchor",
     "SC201": "a field that does not exist",
     "SC202": "a field that is missing",
@@ -40,6 +42,7 @@ CODES: Final = {
     "SC303": "a provider type that this version does not have yet",
     "SC304": "defaults for an unknown provider type",
     "SC305": "defaults that no provider uses",
+    "SC306": "a provider that code of the process has registered under the same name",
     "SC401": "a variable of the environment that is not set",
     "SC402": "a `${…}` that is no reference",
     "SC403": "a reference inside of a reference",
@@ -54,4 +57,9 @@ CODES: Final = {
     "SC605": "a number of too many digits",
     "SC606": "aliases that stand for too much",
     "SC607": "more findings than are shown",
+    "SC701": "a storage that cannot be opened",
+    "SC702": "an init hook that refuses a provider",
+    "SC703": "a provider that its type refuses",
+    "SC704": "a provider that code changes again and again while it is being reconciled",
+    "SC901": "a reload that failed for a reason of its own",
 }

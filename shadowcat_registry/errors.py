@@ -18,6 +18,7 @@
     ├── ConstructionTimeoutError   (TimeoutError)  somebody else's construction took too long
     ├── StalePlanError             (RuntimeError)  the registry moved on while a plan was prepared
     ├── AlreadyInitializedError    (RuntimeError)  `initialize_storage` was called for another manifest
+    ├── RuntimeClosedError         (RuntimeError)  the runtime was closed, or there is nothing to reload
     └── StorageError                               all that goes wrong with tapes
         ├── InvalidTapeIdError     (ValueError)    not safe as a tape id; never rewritten, never a path
         ├── InvalidTapeError       (ValueError)    not a tape, or not one of this format; has a mark
@@ -310,6 +311,11 @@ class AlreadyInitializedError(RegistryError, RuntimeError):
             f"storage is initialised from {self.running} already, not from {self.asked}; "
             "close that runtime first, or use open_registry() for a second one"
         )
+
+
+class RuntimeClosedError(RegistryError, RuntimeError):
+    def __str__(self) -> str:
+        return "there is nothing to reload: the runtime is closed, was not started, or has no manifest"
 
 
 class StorageError(RegistryError):

@@ -37,6 +37,24 @@ class Event:
     default: str | None = None
     findings: tuple[Finding, ...] = ()
 
+    def __str__(self) -> str:
+        """One line for people, and one more for each finding."""
+        parts = [f"generation {self.generation}"]
+        for verb, names in (
+            ("added", self.added),
+            ("updated", self.updated),
+            ("removed", self.removed),
+            ("retiring, in use until its last lease is closed:", self.retiring),
+        ):
+            if names:
+                parts.append(f"{verb} {', '.join(names)}")
+        if self.event in ("rejected", "degraded"):
+            parts.append("unchanged, because of the manifest:")
+        elif self.event != "stopped":
+            parts.append(f"default {self.default or 'not set'}")
+        line = f"{self.event:<9}  " + "; ".join(parts)
+        return "\n".join([line, *(f"  {finding}" for finding in self.findings)])
+
     def as_json(self) -> dict[str, Any]:
         return {
             "version": WIRE_VERSION,

@@ -47,6 +47,11 @@ class Report:
     retiring: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
 
+    @classmethod
+    def nothing(cls, generation: int) -> Report:
+        """There was nothing to do."""
+        return cls(generation, Plan())
+
 
 def reconcile(
     registry: StorageProviderRegistry, catalog: Catalog, manifest: Manifest, *, applied_default: str | None
@@ -60,7 +65,7 @@ def reconcile(
         snapshot = registry.snapshot()
         plan = make_plan(snapshot, manifest, applied_default)
         if not plan:
-            return Report(snapshot.generation, plan)
+            return Report.nothing(snapshot.generation)
         attempt = _Attempt(registry, catalog, manifest, snapshot)
         try:
             attempt.prepare(plan)

@@ -1,0 +1,471 @@
+"""A registry that follows its manifest: tick → read → manifest → plan → reconcile.
+
+One worker thread does every reload; it is told that something may have changed, never what. The last
+good generation keeps serving whatever the file looks like. Subscribers, hooks and factories run in the
+worker thread (at the start, in the caller's), never under a lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from .catalog import Catalog
+from .errors import Finding, ManifestError, ManifestNotFoundError, RuntimeClosedError
+from .events import WIRE_VERSION, Event, EventName, Subscriber, Subscribers
+from .load import load_manifest
+from .manifest import Manifest
+from .marks import Mark
+from .metadata import Holder, ProviderInfo, format_time
+from .reconcile import Report, reconcile
+from .registry import StorageProviderRegistry
+from .watch import Watch, WatchMode, WatchStatus
+
+RuntimeState = Literal["ok", "rejected", "degraded", "stopped"]
+Result = Literal["started", "committed", "unchanged", "rejected", "degraded"]
+
+_SECOND_LOOK_SECONDS: Final = 1.0
+"""How long an invalid file may still be in the making before it is reported."""
+
+_logger = logging.getLogger(__name__)
+_event_logger = logging.getLogger(f"{__package__}.events")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one reload came to.
+
+    `unchanged`: the file says what is running. `rejected`: it is wrong, nothing was changed.
+    `degraded`: there is no manifest to read.
+    """
+
+    result: Result
+    at: datetime
+    generation: int
+    digest: str | None
+    """Of the manifest that was read, where one could be."""
+    duration_seconds: float
+    findings: tuple[Finding, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "result": self.result,
+            "at": format_time(self.at),
+            "generation": self.generation,
+            "digest": self.digest,
+            "duration_seconds": round(self.duration_seconds, 6),
+            "findings": [finding.as_json() for finding in self.findings],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How the runtime stands. `findings` are what is wrong with the file now; what runs is not affected."""
+
+    state: RuntimeState
+    manifest: str | None
+    generation: int
+    digest: str | None
+    """Of the manifest that is running."""
+    default: str | None
+    last_reload: Outcome | None
+    providers: tuple[ProviderInfo, ...]
+    holders: Mapping[str, tuple[Holder, ...]]
+    """Who has leases, by provider."""
+    findings: tuple[Finding, ...]
+    watch: WatchStatus | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "version": WIRE_VERSION,
+            "state": self.state,
+            "manifest": self.manifest,
+            "generation": self.generation,
+            "digest": self.digest,
+            "default": self.default,
+            "last_reload": self.last_reload.as_json() if self.last_reload else None,
+            "providers": [provider.as_json() for provider in self.providers],
+            "holders": {name: [holder.as_json() for holder in held] for name, held in self.holders.items()},
+            "findings": [finding.as_json() for finding in self.findings],
+            "watch": self.watch.as_json() if self.watch else None,
+        }
+
+
+@dataclass(slots=True)
+class _Requests:
+    """What the worker is asked for; guarded by the runtime's condition."""
+
+    asked: int = 0
+    done: int = 0
+    explicit: bool = False
+    """Somebody waits for a verdict: a wrong file is not looked at twice."""
+    left: list[str] = field(default_factory=list)
+    """Retiring providers that have gone since."""
+    stopping: bool = False
+
+
+class Runtime:
+    """Keeps `registry` on what the manifest at `path` says. Made by `open_registry`, which starts it.
+
+    Without a `path` there is nothing to follow; it only gives the registry an owner and an end.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        *,
+        registry: StorageProviderRegistry | None = None,
+        catalog: Catalog | None = None,
+        environ: Mapping[str, str] | None = None,
+        watch: bool = True,
+        watch_mode: WatchMode = "auto",
+        poll_interval_seconds: float = 1.0,
+    ) -> None:
+        self.path = None if path is None else Path(os.path.abspath(path))  # noqa: PTH100 - keeps links
+        self.registry = registry or StorageProviderRegistry(
+            base_directory=self.path.parent if self.path is not None else None
+        )
+        self._catalog = catalog or Catalog()
+        self._environ = environ
+        self._subscribers = Subscribers()
+        # Guards the fields below and `_requests`; nothing foreign is called under it.
+        self._changed = threading.Condition()
+        self._requests = _Requests()
+        self._state: RuntimeState = "stopped"
+        self._manifest: Manifest | None = None
+        self._findings: tuple[Finding, ...] = ()
+        self._last_reload: Outcome | None = None
+        self._deferred: tuple[Finding, ...] | None = None  # only the worker's
+        self._cancel_retired: Callable[[], None] | None = None
+        self._worker: threading.Thread | None = None
+        self._watch: Watch | None = None
+        if watch and self.path is not None:
+            self._watch = Watch(
+                self._files,
+                self._tick,
+                poll_interval_seconds=poll_interval_seconds,
+                mode=watch_mode,
+            )
+
+    # ------------------------------------------------------------------ life
+
+    def start(self) -> None:
+        """Load and apply the manifest, then follow it. On an error nothing is left running.
+
+        Raises:
+            ManifestNotFoundError, ManifestError: the manifest cannot be applied, with all findings.
+            RuntimeError: it was started before.
+        """
+        with self._changed:
+            if self._worker is not None:
+                raise RuntimeError("this runtime was started already; make a new one")
+            self._worker = threading.Thread(target=self._work, name="shadowcat-reload", daemon=True)
+        began = monotonic()
+        try:
+            report = self._apply_first()
+        except BaseException:
+            with self._changed:
+                self._worker = None
+            raise
+        self._cancel_retired = self.registry.on_retired(self._left)
+        with self._changed:
+            self._state = "ok"
+            self._record("started", began, report.generation, ())
+        self._publish("started", report)
+        try:
+            self._worker.start()
+            if self._watch is not None:
+                self._watch.start()
+        except RuntimeError:  # no thread to be had
+            self.close()
+            raise
+
+    def close(self, timeout_seconds: float = 10.0) -> None:
+        """Stop following, close every storage, and say `stopped`, as the last event. Idempotent.
+
+        Foreign code that is still running after `timeout_seconds` is named in the log and left alone.
+        May be called from a subscriber.
+        """
+        with self._changed:
+            if self._requests.stopping:
+                return
+            self._requests.stopping = True
+            started = self._state != "stopped"
+            self._changed.notify_all()
+        deadline = monotonic() + timeout_seconds
+        if self._watch is not None:
+            self._watch.stop(timeout_seconds)
+        worker = self._worker
+        if started and worker is not None and worker is not threading.current_thread():
+            worker.join(max(0.0, deadline - monotonic()))
+            if worker.is_alive():
+                _logger.warning("a reload still runs foreign code after %g s and is left", timeout_seconds)
+        if self._cancel_retired is not None:
+            self._cancel_retired()
+        self.registry.close()
+        with self._changed:
+            self._state = "stopped"
+            self._changed.notify_all()
+        if started:
+            self._publish("stopped", None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ what users ask
+
+    def reload(self, *, timeout_seconds: float | None = None) -> Outcome:
+        """Read the manifest now, and return what came of it: of a reload that began after this call.
+
+        Raises:
+            RuntimeClosedError: the runtime was closed, or never started, or has no manifest.
+            TimeoutError: there is no outcome yet; the reload goes on.
+            RuntimeError: called from a subscriber, a hook or a factory: it would wait for itself.
+        """
+        if threading.current_thread() is self._worker:
+            raise RuntimeError("reload() waits for the thread that it was called in; use request_reload()")
+        ticket = self._ask(explicit=True)
+        with self._changed:
+            done = self._changed.wait_for(
+                lambda: self._requests.done >= ticket or self._state == "stopped", timeout_seconds
+            )
+            if self._requests.done >= ticket and self._last_reload is not None:
+                return self._last_reload
+            if done:
+                raise RuntimeClosedError
+        raise TimeoutError(f"the reload has no outcome after {timeout_seconds} s")
+
+    def request_reload(self) -> None:
+        """Ask for a reload, and do not wait for it.
+
+        Raises:
+            RuntimeClosedError: as `reload`.
+        """
+        self._ask(explicit=True)
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Call `subscriber(event)` with every event from now on; returns what ends that."""
+        return self._subscribers.add(subscriber)
+
+    def wait_for(self, generation: int, timeout_seconds: float | None = None) -> bool:
+        """Wait until the registry has come to this generation; False: it has not, in this time."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.registry.snapshot().generation >= generation or self._requests.stopping,
+                timeout_seconds,
+            )
+        return self.registry.snapshot().generation >= generation
+
+    def status(self) -> Status:
+        """Everything that an operator asks first; never waits for a reload."""
+        with self._changed:
+            state, manifest = self._state, self._manifest
+            last_reload, findings = self._last_reload, self._findings
+        snapshot = self.registry.snapshot()
+        providers = tuple(self.registry.list_providers())
+        held = {info.name: tuple(self._holders(info.name)) for info in providers if info.instance_count}
+        return Status(
+            state=state,
+            manifest=str(self.path) if self.path is not None else None,
+            generation=snapshot.generation,
+            digest=manifest.digest if manifest is not None else None,
+            default=snapshot.default,
+            last_reload=last_reload,
+            providers=providers,
+            holders={name: holders for name, holders in held.items() if holders},
+            findings=findings,
+            watch=self._watch.status() if self._watch is not None else None,
+        )
+
+    # ------------------------------------------------------------------ inside
+
+    def _holders(self, name: str) -> Sequence[Holder]:
+        with suppress(LookupError):  # it may have left since it was listed
+            return self.registry.holders(name)
+        return ()
+
+    def _files(self) -> tuple[Path, ...]:
+        with self._changed:
+            manifest = self._manifest
+        if manifest is not None:
+            return manifest.files
+        return (self.path,) if self.path is not None else ()
+
+    def _tick(self) -> None:
+        with suppress(RuntimeClosedError):
+            self._ask(explicit=False)
+
+    def _left(self, name: str) -> None:
+        with self._changed:
+            self._requests.left.append(name)
+            self._changed.notify_all()
+
+    def _ask(self, *, explicit: bool) -> int:
+        with self._changed:
+            if self._requests.stopping or self._state == "stopped" or self.path is None:
+                raise RuntimeClosedError
+            self._requests.asked += 1
+            self._requests.explicit |= explicit
+            self._changed.notify_all()
+            return self._requests.asked
+
+    def _work(self) -> None:
+        requests = self._requests
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: requests.stopping or requests.left or requests.asked > requests.done
+                )
+                left, requests.left = requests.left, []
+                ticket, explicit = requests.asked, requests.explicit
+                due = ticket > requests.done and not requests.stopping
+                requests.explicit = False
+                stopping = requests.stopping
+            if left:
+                self._publish("retired", None, removed=tuple(left))
+            if due:
+                self._reload(explicit=explicit)
+                with self._changed:
+                    requests.done = ticket
+                    self._changed.notify_all()
+            if stopping:
+                return
+
+    def _apply_first(self) -> Report:
+        if self.path is None:
+            return Report.nothing(self.registry.snapshot().generation)
+        manifest = load_manifest(self.path, self._catalog, environ=self._environ)
+        report = reconcile(self.registry, self._catalog, manifest, applied_default=None)
+        if report.findings:
+            raise ManifestError(report.findings)
+        self._manifest = manifest
+        for finding in manifest.warnings:
+            _logger.warning("%s", finding)
+        return report
+
+    def _reload(self, *, explicit: bool) -> None:
+        """One reload, from reading to events. Nothing that goes wrong in it ends the worker."""
+        began = monotonic()
+        manifest: Manifest | None = None
+        report: Report | None = None
+        running = self._manifest
+        path = self.path
+        if path is None or running is None:
+            return
+        absent = False
+        try:
+            manifest = load_manifest(path, self._catalog, environ=self._environ)
+            report = reconcile(self.registry, self._catalog, manifest, applied_default=running.default)
+            findings = report.findings
+        except ManifestNotFoundError as error:
+            absent = True
+            findings = (Finding("SC117", f"{error}; what runs is kept", Mark.at_start(str(path))),)
+        except ManifestError as error:
+            absent = any(finding.code == "SC103" for finding in error.findings)
+            findings = error.findings
+        except BaseException as error:
+            _logger.exception("a reload failed")
+            message = f"the reload failed with {type(error).__name__}, see the log; what runs is kept"
+            findings = (Finding("SC901", message, Mark.at_start(str(path))),)
+        generation = self.registry.snapshot().generation
+        if findings and not explicit and self._is_second_look_due(findings):
+            _logger.debug("the manifest %s is wrong, and may be in the making: a second look is due", path)
+            return
+        self._deferred = None
+        if findings or manifest is None or report is None:
+            self._refuse("degraded" if absent else "rejected", began, generation, findings)
+            return
+        with self._changed:
+            recovered = self._state != "ok"
+            self._state, self._findings, self._manifest = "ok", (), manifest
+            self._record("committed" if report.plan else "unchanged", began, report.generation, ())
+        if report.plan:
+            self._publish("committed", report)
+        elif recovered:
+            self._publish("recovered", report)
+        else:
+            _logger.debug("the manifest %s says what is running", path)
+        for finding in manifest.warnings:
+            if finding not in running.warnings:
+                _logger.warning("%s", finding)
+
+    def _is_second_look_due(self, findings: tuple[Finding, ...]) -> bool:
+        """Whether these findings are new, and so may be those of a file in the making."""
+        with self._changed:
+            known = findings in (self._findings, self._deferred)
+        if known or self._watch is None:
+            return False
+        self._deferred = findings
+        self._watch.poke(_SECOND_LOOK_SECONDS)
+        return True
+
+    def _refuse(
+        self,
+        state: Literal["degraded", "rejected"],
+        began: float,
+        generation: int,
+        findings: tuple[Finding, ...],
+    ) -> None:
+        with self._changed:
+            said = self._state == state and self._findings == findings
+            self._state, self._findings = state, findings
+            self._record(state, began, generation, findings)
+        if not said:
+            self._publish(state, None, findings=findings)
+
+    def _record(self, result: Result, began: float, generation: int, findings: tuple[Finding, ...]) -> None:
+        """Under the lock."""
+        self._last_reload = Outcome(
+            result=result,
+            at=datetime.now(UTC),
+            generation=generation,
+            digest=self._manifest.digest if self._manifest is not None and not findings else None,
+            duration_seconds=monotonic() - began,
+            findings=findings,
+        )
+
+    def _publish(
+        self,
+        name: EventName,
+        report: Report | None,
+        *,
+        removed: tuple[str, ...] = (),
+        findings: tuple[Finding, ...] = (),
+    ) -> None:
+        snapshot = self.registry.snapshot()
+        with self._changed:
+            digest = self._manifest.digest if self._manifest is not None else None
+            self._changed.notify_all()
+        event = Event(
+            event=name,
+            at=datetime.now(UTC),
+            generation=report.generation if report is not None else snapshot.generation,
+            digest=digest,
+            added=report.added if report is not None else (),
+            updated=report.updated if report is not None else (),
+            removed=report.removed if report is not None else removed,
+            retiring=report.retiring if report is not None else (),
+            default=snapshot.default,
+            findings=findings,
+        )
+        _log(event, self.path)
+        self._subscribers.publish(event)
+
+
+def _log(event: Event, path: Path | None) -> None:
+    level = logging.WARNING if event.event in ("rejected", "degraded") else logging.INFO
+    _event_logger.log(level, "%s: %s", path or "no manifest", event)

@@ -1,0 +1,108 @@
+"""The ways in: a registry of one's own that follows a manifest, or the one of the process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from .catalog import BUILTIN_TYPES, Catalog
+from .errors import AlreadyInitializedError
+from .registry import FALLBACK_DEFAULT, StorageProviderRegistry
+from .runtime import Runtime
+from .watch import WatchMode
+
+MANIFEST_VARIABLE: Final = "SHADOWCAT_REGISTRY"
+MANIFEST_NAME: Final = "registry.yaml"
+
+STORAGE_REGISTRY: Final = StorageProviderRegistry()
+"""The one registry of those who want one a process. Empty until `initialize_storage`."""
+
+_logger = logging.getLogger(__name__)
+# Guards `_running`, and that `initialize_storage` runs once at a time: two callers at startup want the
+# same runtime, so the second has to wait for the first, foreign code in factories and hooks included.
+_initializing = threading.RLock()
+_running: Runtime | None = None
+
+
+def find_manifest(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> Path:
+    """`path` if there is one, else `$SHADOWCAT_REGISTRY`, else `./registry.yaml`; it need not exist."""
+    named = path or (os.environ if environ is None else environ).get(MANIFEST_VARIABLE)
+    return Path(named or MANIFEST_NAME)
+
+
+def open_registry(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    watch: bool = True,
+    watch_mode: WatchMode = "auto",
+    poll_interval_seconds: float = 1.0,
+) -> Runtime:
+    """A new registry on what the manifest at `path` says, which follows it until `close()`.
+
+    `path` defaults as `find_manifest` has it. A relative path in the manifest is relative to the manifest.
+
+    Raises:
+        ManifestNotFoundError: it cannot be read.
+        ManifestError: it is invalid, or a storage that it needs cannot be opened; with all findings.
+    """
+    runtime = Runtime(
+        find_manifest(path), watch=watch, watch_mode=watch_mode, poll_interval_seconds=poll_interval_seconds
+    )
+    runtime.start()
+    return runtime
+
+
+def register_builtin_providers(registry: StorageProviderRegistry = STORAGE_REGISTRY) -> None:
+    """Register a provider for each built-in type, with its default config, and `filesystem` as the default.
+
+    A manifest that declares a provider of one of these names takes its place.
+
+    Raises:
+        ProviderExistsError: one is registered already.
+    """
+    catalog = Catalog()
+    for type_name in BUILTIN_TYPES:
+        registry.register(catalog.factory(type_name), replaceable=True)
+    registry.set_default(FALLBACK_DEFAULT)
+
+
+def initialize_storage(path: str | os.PathLike[str] | None = None) -> Runtime:
+    """Fill `STORAGE_REGISTRY`: the built-in providers, then what the manifest says, which is followed.
+
+    Without `path`, `$SHADOWCAT_REGISTRY` and `./registry.yaml`, the built-in default serves: `filesystem`
+    in `./tapes`. Called again for the same manifest, it returns the runtime that is there; after that has
+    been closed, a new one.
+
+    Raises:
+        ManifestNotFoundError: a manifest that was named cannot be read.
+        ManifestError: it is invalid, or a storage that it needs cannot be opened; with all findings.
+        AlreadyInitializedError: it runs for another manifest.
+    """
+    global _running
+    with _initializing:
+        manifest: Path | None = Path(os.path.abspath(find_manifest(path)))  # noqa: PTH100 - keeps links
+        named = path is not None or MANIFEST_VARIABLE in os.environ
+        if manifest is not None and not named and not manifest.exists():
+            manifest = None
+        if _running is not None and _running.status().state != "stopped":
+            if _running.path == manifest:
+                return _running
+            builtin = "the built-in default"
+            raise AlreadyInitializedError(str(_running.path or builtin), str(manifest or builtin))
+        register_builtin_providers(STORAGE_REGISTRY)
+        runtime = Runtime(manifest, registry=STORAGE_REGISTRY)
+        try:
+            runtime.start()
+        except BaseException:
+            STORAGE_REGISTRY.close()
+            raise
+        if manifest is None:
+            _logger.info("no %s: tapes go to ./tapes, by the built-in default", MANIFEST_NAME)
+        _running = runtime
+        return runtime
