@@ -1,0 +1,451 @@
+"""What every storage has to do, run over each built-in type: the difference is only where tapes live."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shadowcat_registry.backend import TapeQuery, TapeStorageBackend
+from shadowcat_registry.errors import (
+    InvalidMessageError,
+    InvalidMetadataError,
+    MetadataConflictError,
+    StorageClosedError,
+    TapeBusyError,
+    TapeExistsError,
+    TapeNotFoundError,
+    UnsupportedCapabilityError,
+)
+from shadowcat_registry.storage import TapeStorage
+from shadowcat_registry.tape import Direction, dump_metadata
+from shadowcat_registry.tapes import export_tape, import_tape
+
+from ..storages import FACTORIES, RECORDINGS, handle, open_backend
+
+C2S: Direction = "client_to_server"
+S2C: Direction = "server_to_client"
+
+
+@pytest.fixture(params=sorted(FACTORIES))
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TapeStorageBackend]:
+    opened = open_backend(request.param, tmp_path)
+    yield opened
+    opened.close()
+    opened.close()  # idempotent
+
+
+@pytest.fixture
+def storage(backend: TapeStorageBackend) -> Iterator[TapeStorage]:
+    with handle(backend) as opened:
+        yield opened
+
+
+def messages_in(storage: TapeStorage, tape_id: str, after_seq: int = -1) -> list[object]:
+    records = map(json.loads, storage.read(tape_id, after_seq))
+    return [record["env"]["message"] for record in records if record["type"] == "frame"]
+
+
+class TestRecording:
+    def test_frames_come_back_in_order_and_verbatim(self, storage: TapeStorage) -> None:
+        odd = b'{"a":1E2, "b":NaN,"a":"\\ud800"} '
+        with storage.record("s-1", tape_id="t", name="n", tags=["x"], protocol_version="2025-11-25") as tape:
+            assert tape.accepted_seq == -1
+            assert tape.append(C2S, odd) == 0
+            assert tape.append_many([(S2C, b"1"), (C2S, b"2")]) == range(1, 3)
+            assert tape.append_many([]) == range(3, 3)
+            assert tape.append(S2C, b"3") == 3
+            assert tape.accepted_seq == 3
+        lines = list(storage.read("t"))
+        assert json.loads(lines[0])["protocol_version"] == "2025-11-25"
+        assert odd in lines[1]
+        assert [json.loads(line)["seq"] for line in lines[1:]] == [0, 1, 2, 3]
+        assert [json.loads(line)["dir"] for line in lines[1:]] == [C2S, S2C, C2S, S2C]
+
+    def test_finalize_writes_status_and_statistics_and_keeps_what_others_set(
+        self, storage: TapeStorage
+    ) -> None:
+        tape = storage.record("s-1", tape_id="t", name="n", tags=["x"])
+        meta, etag = storage.get_meta("t")
+        assert (meta["status"], meta["name"], meta["tags"]) == ("recording", "n", ["x"])
+        storage.set_meta("t", {**meta, "x_note": "mine", "stats": {"x_own": 1}}, etag)
+        tape.append(C2S, b"{}")
+        tape.finalize()
+        meta, _ = storage.get_meta("t")
+        size = sum(map(len, storage.read("t")))
+        assert (meta["status"], meta["x_note"]) == ("finalized", "mine")
+        assert meta["finalized_at"] == meta["updated_at"] is not None
+        assert meta["stats"] == {
+            "x_own": 1,
+            "frame_count": 1,
+            "duration_ms": json.loads(list(storage.read("t"))[1])["ts"],
+            "message_counts": {C2S: 1, S2C: 0},
+            "error_count": 0,
+            "correlation_count": 0,
+            "file_size_bytes": size,
+            "last_sequence": 0,
+            "checkpoint_count": 0,
+        }
+
+    def test_an_error_in_the_block_aborts_the_tape_and_keeps_its_frames(self, storage: TapeStorage) -> None:
+        def fail() -> None:
+            with storage.record("s", tape_id="t") as tape:
+                tape.append(C2S, b"1")
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert storage.get_meta("t")[0]["status"] == "aborted"
+        assert messages_in(storage, "t") == [1]
+
+    def test_the_first_end_counts_and_nothing_is_added_behind_it(self, storage: TapeStorage) -> None:
+        tape = storage.record("s", tape_id="t")
+        tape.abort()
+        tape.finalize()
+        tape.abort()
+        assert storage.get_meta("t")[0]["status"] == "aborted"
+        for use in (
+            lambda: tape.append(C2S, b"1"),
+            lambda: tape.append_many([(C2S, b"1")]),
+            lambda: tape.append_lines([b"1\n"]),
+            tape.flush,
+        ):
+            with pytest.raises(StorageClosedError):
+                use()
+        assert messages_in(storage, "t") == []
+
+    def test_a_refused_message_takes_no_seq(self, storage: TapeStorage) -> None:
+        with storage.record("s", tape_id="t") as tape:
+            with pytest.raises(InvalidMessageError):
+                tape.append(C2S, b"1\n")
+            with pytest.raises(InvalidMessageError):
+                tape.append_many([(C2S, b"1"), (C2S, b"")])
+            with pytest.raises(InvalidMessageError):
+                tape.append_lines([b"fine\n", b"torn"])
+            with pytest.raises(InvalidMessageError):
+                tape.append_lines([b"two\nlines\n"])
+            assert tape.append(C2S, b"2") == 0
+        assert messages_in(storage, "t") == [2]
+
+    def test_raw_lines_are_kept_and_counted(self, storage: TapeStorage) -> None:
+        with storage.record("s", tape_id="t") as tape:
+            assert (
+                tape.append_lines([b"\xff\n", b'{"type":"frame","seq":41,"ts":5,"dir":"client_to_server"}\n'])
+                == 2
+            )
+            assert tape.append_lines([]) == 0
+            assert (tape.unparsed_count, tape.line_count, tape.accepted_seq) == (1, 3, 41)
+            assert tape.append(S2C, b"1") == 42
+        assert list(storage.read("t"))[1] == b"\xff\n"
+
+    def test_flush_and_durable_flush_work(self, storage: TapeStorage) -> None:
+        with storage.record("s", tape_id="t") as tape:
+            tape.append(C2S, b"1")
+            tape.flush()
+            tape.flush(durable=True)
+
+    def test_threads_share_one_recorder(self, storage: TapeStorage) -> None:
+        seqs: list[int] = []
+
+        def work(tape_id: int) -> None:
+            for number in range(50):
+                seqs.append(tape.append(C2S, b'"%d-%d"' % (tape_id, number)))
+                seqs.extend(tape.append_many([(S2C, b"1"), (S2C, b"2")]))
+
+        with storage.record("s", tape_id="t") as tape:
+            threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert sorted(seqs) == list(range(600))
+        records = [json.loads(line) for line in list(storage.read("t"))[1:]]
+        assert [record["seq"] for record in records] == list(range(600))
+        assert storage.get_meta("t")[0]["stats"]["message_counts"] == {C2S: 200, S2C: 400}
+
+    def test_a_message_of_22_mb_goes_in_and_out(self, storage: TapeStorage) -> None:
+        message = b'"' + b"x" * 22_000_000 + b'"'
+        with storage.record("s", tape_id="t") as tape:
+            tape.append(C2S, message)
+        assert message in list(storage.read("t"))[1]
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        st.lists(
+            st.binary(min_size=1).filter(lambda m: not m.isspace() and not set(m) & {10, 13}), max_size=8
+        )
+    )
+    @pytest.mark.parametrize("type_name", sorted(FACTORIES))
+    def test_any_bytes_that_can_stand_on_a_line_come_back(
+        self, type_name: str, tmp_path_factory: pytest.TempPathFactory, frames: list[bytes]
+    ) -> None:
+        backend = open_backend(type_name, tmp_path_factory.mktemp("any"))
+        with handle(backend) as storage:
+            with storage.record("s", tape_id="t") as tape:
+                tape.append_many((C2S, frame) for frame in frames)
+            found = list(storage.read("t"))[1:]
+        backend.close()
+        assert [line.split(b'"message":', 1)[1].rsplit(b',"direction"', 1)[0] for line in found] == frames
+
+
+class TestExclusion:
+    def test_an_id_is_taken_once(self, storage: TapeStorage) -> None:
+        storage.record("s", tape_id="t").finalize()
+        with pytest.raises(TapeExistsError):
+            storage.record("s", tape_id="t")
+        assert len(list(storage.read("t"))) == 1
+
+    def test_of_racing_creators_one_wins(self, storage: TapeStorage) -> None:
+        won: list[object] = []
+        lost: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                won.append(storage.record("s", tape_id="t"))
+            except (TapeExistsError, TapeBusyError) as error:
+                lost.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(won), len(lost)) == (1, 7)
+        won[0].finalize()  # type: ignore[attr-defined]
+
+    def test_a_tape_that_is_recorded_is_busy(self, storage: TapeStorage) -> None:
+        with storage.record("s", tape_id="t") as tape:
+            with pytest.raises(TapeBusyError):
+                storage.resume("t")
+            with pytest.raises(TapeBusyError):
+                storage.delete("t")
+            tape.append(C2S, b"1")
+        storage.delete("t")
+
+    def test_a_recorder_that_was_detached_leaves_the_tape_as_it_is(self, storage: TapeStorage) -> None:
+        tape = storage.record("s", tape_id="t")
+        tape.append(C2S, b"1")
+        tape.detach()
+        assert storage.get_meta("t")[0]["status"] == "recording"
+        again, _ = storage.resume("t")
+        again.finalize()
+
+
+class TestResuming:
+    def test_seq_ts_and_statistics_go_on(self, storage: TapeStorage) -> None:
+        with storage.record("s-1", tape_id="t") as tape:
+            tape.append_many([(C2S, b"1"), (S2C, b"2")])
+        again, report = storage.resume("t")
+        assert (report.tape_id, report.last_seq, report.line_count, report.torn_bytes) == ("t", 1, 3, 0)
+        meta, _ = storage.get_meta("t")
+        assert (meta["status"], meta["finalized_at"]) == ("recording", None)
+        assert (again.session_id, again.accepted_seq, again.line_count) == ("s-1", 1, 3)
+        with again:
+            assert again.append(S2C, b"3") == 2
+        records = [json.loads(line) for line in list(storage.read("t"))[1:]]
+        assert [record["env"]["message"] for record in records] == [1, 2, 3]
+        assert sorted(record["ts"] for record in records) == [record["ts"] for record in records]
+        stats = storage.get_meta("t")[0]["stats"]
+        assert (stats["frame_count"], stats["last_sequence"]) == (3, 2)
+        assert stats["file_size_bytes"] == sum(map(len, storage.read("t")))
+
+    def test_ts_never_falls_behind_the_last_frame(self, storage: TapeStorage) -> None:
+        with storage.record("s", tape_id="t") as tape:
+            tape.append_lines([b'{"type":"frame","seq":0,"ts":86400000,"dir":"client_to_server"}\n'])
+        again, _ = storage.resume("t")
+        with again:
+            again.append(C2S, b"1")
+        assert json.loads(list(storage.read("t"))[-1])["ts"] >= 86400000
+
+    @pytest.mark.parametrize("ts", [10**40, -5])
+    def test_a_tape_with_absurd_times_can_be_continued(self, storage: TapeStorage, ts: int) -> None:
+        with storage.record("s", tape_id="t") as tape:
+            tape.append_lines([b'{"type":"frame","seq":0,"ts":%d,"dir":"client_to_server"}\n' % ts])
+        again, _ = storage.resume("t")
+        with again:
+            assert again.append(C2S, b"1") == 1
+
+    def test_a_tape_that_is_not_there_cannot_be_resumed(self, storage: TapeStorage) -> None:
+        with pytest.raises(TapeNotFoundError):
+            storage.resume("t")
+
+
+class TestReading:
+    def test_only_what_follows_a_frame(self, storage: TapeStorage) -> None:
+        with storage.record("s", tape_id="t") as tape:
+            tape.append_many((C2S, b"%d" % n) for n in range(5))
+        assert messages_in(storage, "t", 2) == [3, 4]
+        assert list(storage.read("t", 4)) == []
+        assert len(list(storage.read("t", -1))) == 6
+
+    def test_a_reader_sees_whole_lines_of_a_stable_prefix_while_it_is_written(
+        self, storage: TapeStorage
+    ) -> None:
+        done = threading.Event()
+
+        def write() -> None:
+            try:
+                for number in range(300):
+                    tape.append(C2S, b'"%s"' % (b"x" * (number * 37 % 5000)))
+            finally:
+                done.set()
+
+        with storage.record("s", tape_id="t") as tape:
+            thread = threading.Thread(target=write)
+            thread.start()
+            seen: list[bytes] = []
+            while True:
+                last = done.is_set()
+                now = list(storage.read("t"))
+                assert now[: len(seen)] == seen
+                assert all(line.endswith(b"}\n") for line in now)
+                seen = now
+                if last:
+                    break
+            thread.join()
+        assert len(seen) == 301
+
+    def test_a_tape_that_is_not_there_is_told(self, storage: TapeStorage) -> None:
+        with pytest.raises(TapeNotFoundError):
+            next(storage.read("t"))
+
+    def test_a_reader_outlives_the_deletion_of_its_tape_or_is_told(self, storage: TapeStorage) -> None:
+        with storage.record("s", tape_id="t") as tape:
+            tape.append_many((C2S, b"%d" % n) for n in range(5))
+        reader = storage.read("t")
+        next(reader)
+        try:
+            storage.delete("t")
+        except OSError:  # Windows does not remove what somebody reads
+            reader.close()
+            return
+        assert len(list(reader)) == 5
+
+
+class TestListing:
+    def test_pages_are_ordered_complete_and_without_doubles(self, storage: TapeStorage) -> None:
+        ids = sorted(f"t{n}" for n in range(7))
+        for tape_id in reversed(ids):
+            storage.record("s", tape_id=tape_id).finalize()
+        seen, cursor, sizes = [], None, []
+        while True:
+            page = storage.list(cursor=cursor, limit=3)
+            seen += [item["tape_id"] for item in page.items]
+            sizes.append(len(page.items))
+            cursor = page.cursor
+            if cursor is None:
+                break
+        assert seen == ids
+        assert sizes == [3, 3, 1]
+        assert [item["tape_id"] for item in storage.list_all()] == ids
+        assert storage.list(limit=7).cursor is None
+
+    def test_a_query_finds_by_session_tag_and_status(self, storage: TapeStorage) -> None:
+        storage.record("s-1", tape_id="a", tags=["x", "y"]).finalize()
+        storage.record("s-2", tape_id="b", tags=["y"]).abort()
+        for query, ids in (
+            (TapeQuery(session_id="s-1"), ["a"]),
+            (TapeQuery(tag="y"), ["a", "b"]),
+            (TapeQuery(status="aborted"), ["b"]),
+            (TapeQuery(tag="y", status="finalized"), ["a"]),
+            (TapeQuery(tag="z"), []),
+        ):
+            assert [item["tape_id"] for item in storage.list(query).items] == ids
+
+    def test_a_limit_below_one_is_refused(self, storage: TapeStorage) -> None:
+        with pytest.raises(ValueError, match="at least 1"):
+            storage.list(limit=0)
+
+    def test_stats_count_tapes_and_bytes(self, storage: TapeStorage) -> None:
+        assert storage.stats().tape_count == storage.stats().size_bytes == 0
+        storage.record("s", tape_id="a").finalize()
+        size = sum(map(len, storage.read("a"))) + len(dump_metadata("a", storage.get_meta("a")[0]))
+        assert (storage.stats().tape_count, storage.stats().size_bytes) == (1, size)
+
+
+class TestMetadata:
+    def test_an_etag_guards_against_lost_updates(self, storage: TapeStorage) -> None:
+        storage.record("s", tape_id="t").finalize()
+        meta, etag = storage.get_meta("t")
+        newer = storage.set_meta("t", {**meta, "name": "one"}, etag)
+        assert newer == storage.get_meta("t")[1] != etag
+        with pytest.raises(MetadataConflictError):
+            storage.set_meta("t", {**meta, "name": "two"}, etag)
+        assert storage.get_meta("t")[0]["name"] == "one"
+        storage.set_meta("t", {**meta, "name": "three"})
+        assert storage.get_meta("t")[0]["name"] == "three"
+
+    def test_racing_updates_under_an_etag_are_all_kept(self, storage: TapeStorage) -> None:
+        storage.record("s", tape_id="t").finalize()
+
+        def work(key: str) -> None:
+            while True:
+                meta, etag = storage.get_meta("t")
+                try:
+                    storage.set_meta("t", {**meta, key: 1}, etag)
+                except MetadataConflictError:
+                    continue
+                return
+
+        keys = [f"x_{n}" for n in range(6)]
+        threads = [threading.Thread(target=work, args=(key,)) for key in keys]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(keys) <= set(storage.get_meta("t")[0])
+
+    def test_another_tapes_metadata_is_refused(self, storage: TapeStorage) -> None:
+        storage.record("s", tape_id="t").finalize()
+        with pytest.raises(InvalidMetadataError):
+            storage.set_meta("t", {"tape_id": "u"})
+
+    def test_no_tape_no_metadata(self, storage: TapeStorage) -> None:
+        with pytest.raises(TapeNotFoundError):
+            storage.get_meta("t")
+        with pytest.raises(TapeNotFoundError):
+            storage.set_meta("t", {})
+        with pytest.raises(TapeNotFoundError):
+            storage.set_meta("t", {}, "etag")
+
+
+class TestDeleting:
+    def test_nothing_of_it_is_left(self, storage: TapeStorage) -> None:
+        storage.record("s", tape_id="t", name="old").finalize()
+        storage.delete("t")
+        assert storage.list().items == ()
+        for use in (
+            lambda: storage.get_meta("t"),
+            lambda: next(storage.read("t")),
+            lambda: storage.delete("t"),
+        ):
+            with pytest.raises(TapeNotFoundError):
+                use()
+        storage.record("s", tape_id="t").finalize()
+        assert storage.get_meta("t")[0]["name"] is None
+
+
+class TestCapabilities:
+    def test_what_it_does_not_claim_fails_with_one_error(self, storage: TapeStorage) -> None:
+        with pytest.raises(UnsupportedCapabilityError):
+            storage.search("x")
+        with pytest.raises(UnsupportedCapabilityError):
+            storage.transaction()
+
+
+class TestRecordings:
+    @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem[:8])
+    def test_a_real_recording_goes_in_and_out_byte_for_byte(self, storage: TapeStorage, path: Path) -> None:
+        assert import_tape(storage, path).outcome == "imported"
+        out = io.BytesIO()
+        assert export_tape(storage, path.stem, out) == path.stat().st_size
+        assert out.getvalue() == path.read_bytes()
+        text = path.with_name(path.stem + ".meta.json").read_bytes()
+        assert dump_metadata(path.stem, storage.get_meta(path.stem)[0]) == text
+        assert import_tape(storage, path).outcome == "identical"

@@ -1,0 +1,54 @@
+"""What the tests of storages share: contexts, handles, and where the recordings are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shadowcat_registry.backend import StorageProviderFactory, TapeStorageBackend
+from shadowcat_registry.metadata import ProviderCapability
+from shadowcat_registry.providers.filesystem import FilesystemProviderFactory
+from shadowcat_registry.providers.memory import MemoryProviderFactory
+from shadowcat_registry.storage import TapeStorage
+
+DATA = Path(__file__).parent / "data"
+SHARED = Path(__file__).parents[2] / "shared" / "tapes"
+RECORDINGS = sorted(DATA.glob("*.jsonl")) + [
+    path for path in sorted(SHARED.glob("*.jsonl")) if not (DATA / path.name).exists()
+]
+"""The six small recordings, which are always there, and where there are more, those too."""
+
+FACTORIES: Mapping[str, Callable[[], StorageProviderFactory]] = {
+    "filesystem": FilesystemProviderFactory,
+    "memory": MemoryProviderFactory,
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    base_directory: Path
+    provider: str = "tapes"
+    logger: logging.Logger = field(default_factory=lambda: logging.getLogger("tests.storages"))
+
+    def open(self, name: str) -> TapeStorage:
+        raise AssertionError(f"nothing here stands on {name}")
+
+
+def open_backend(
+    type_name: str, directory: Path, config: Mapping[str, Any] | None = None
+) -> TapeStorageBackend:
+    return FACTORIES[type_name]().create(config or {}, Context(directory))
+
+
+def handle(
+    backend: TapeStorageBackend,
+    *,
+    release: Callable[[], None] = lambda: None,
+    capabilities: frozenset[ProviderCapability] = frozenset(),
+) -> TapeStorage:
+    return TapeStorage(
+        backend, provider="tapes", capabilities=capabilities, release=release, is_superseded=lambda: False
+    )
