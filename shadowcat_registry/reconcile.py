@@ -54,19 +54,25 @@ class Report:
 
 
 def reconcile(
-    registry: StorageProviderRegistry, catalog: Catalog, manifest: Manifest, *, applied_default: str | None
+    registry: StorageProviderRegistry,
+    catalog: Catalog,
+    manifest: Manifest,
+    *,
+    applied_default: str | None,
+    eager: bool = True,
 ) -> Report:
     """Bring the manifest's providers in `registry` to what `manifest` says.
 
     `applied_default` is the default of the manifest that was applied last: one that code has set since
-    then holds until the manifest's own changes.
+    then holds until the manifest's own changes. Unless `eager`, nothing is opened before it is used, the
+    default neither.
     """
     for _ in range(_ATTEMPTS):
         snapshot = registry.snapshot()
         plan = make_plan(snapshot, manifest, applied_default)
         if not plan:
             return Report.nothing(snapshot.generation)
-        attempt = _Attempt(registry, catalog, manifest, snapshot)
+        attempt = _Attempt(registry, catalog, manifest, snapshot, eager)
         try:
             attempt.prepare(plan)
             if attempt.findings:
@@ -116,7 +122,12 @@ class _Attempt:
     """One pass over one plan, against one snapshot."""
 
     def __init__(
-        self, registry: StorageProviderRegistry, catalog: Catalog, manifest: Manifest, snapshot: Snapshot
+        self,
+        registry: StorageProviderRegistry,
+        catalog: Catalog,
+        manifest: Manifest,
+        snapshot: Snapshot,
+        eager: bool,
     ) -> None:
         self.changes: list[Change] = []
         self.default: SetDefault | None = None
@@ -126,6 +137,7 @@ class _Attempt:
         self._catalog = catalog
         self._manifest = manifest
         self._snapshot = snapshot
+        self._eager = eager
 
     def prepare(self, plan: Plan) -> None:
         """Everything that can fail; each failure becomes a finding at the provider's place."""
@@ -142,7 +154,7 @@ class _Attempt:
         with self._registry.staging(self._staged):
             for provider in hooked:
                 self._try(provider.name, partial(self._registry.run_hooks, provider))
-            for provider in self._to_warm():
+            for provider in self._to_warm() if self._eager else ():
                 self._try(provider.name, partial(self._registry.warm, provider))
 
     def dispose(self) -> None:

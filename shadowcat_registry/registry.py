@@ -40,7 +40,7 @@ from .metadata import Config, Holder, Origin, ProviderCapability, ProviderInfo, 
 from .openings import Openings
 from .schema import fill_defaults, make_paths_absolute, merge, problems
 from .snapshot import Provider, Snapshot, describe
-from .storage import TapeStorage
+from .storage import TapeStorage, translate
 
 FALLBACK_DEFAULT: Final = "filesystem"
 """What `get_default_storage` opens as long as nobody has set a default."""
@@ -166,6 +166,26 @@ class StorageProviderRegistry:
         """
         self._find(name)
         return self._openings.holders(name)
+
+    def health(self, name: str) -> str:
+        """Ask the provider whether its storage could be opened now: `healthy`, `failing: …`, or `unknown`
+        where its type has no `check`. Touches nothing.
+
+        Raises:
+            ProviderNotFoundError: there is none of that name.
+        """
+        provider = self._find(name)
+        check = getattr(provider.factory, "check", None)
+        if check is None:
+            return "unknown"
+        opening = Opening(provider.live, shared=False)
+        try:
+            check(self._config_of(provider), _Context(self, name, opening))
+        except Exception as error:  # noqa: BLE001 - foreign code; whatever it raises is the answer
+            return f"failing: {translate(error)}"
+        finally:
+            self._openings.close(opening)
+        return "healthy"
 
     # ------------------------------------------------------------------ providers
 

@@ -116,7 +116,8 @@ class _Requests:
 class Runtime:
     """Keeps `registry` on what the manifest at `path` says. Made by `open_registry`, which starts it.
 
-    Without a `path` there is nothing to follow; it only gives the registry an owner and an end.
+    Without a `path` there is nothing to follow; it only gives the registry an owner and an end. Unless
+    `eager`, no storage is opened before it is used, not even the default.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Runtime:
         registry: StorageProviderRegistry | None = None,
         catalog: Catalog | None = None,
         environ: Mapping[str, str] | None = None,
+        eager: bool = True,
         watch: bool = True,
         watch_mode: WatchMode = "auto",
         poll_interval_seconds: float = 1.0,
@@ -136,6 +138,7 @@ class Runtime:
         )
         self._catalog = catalog or Catalog()
         self._environ = environ
+        self._eager = eager
         self._subscribers = Subscribers()
         # Guards the fields below and `_requests`; nothing foreign is called under it.
         self._changed = threading.Condition()
@@ -257,6 +260,12 @@ class Runtime:
         """
         self._ask(explicit=True)
 
+    @property
+    def manifest(self) -> Manifest | None:
+        """What is running; None before the start, and where there is no file to follow."""
+        with self._changed:
+            return self._manifest
+
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call `subscriber(event)` with every event from now on; returns what ends that."""
         return self._subscribers.add(subscriber)
@@ -349,13 +358,18 @@ class Runtime:
         if self.path is None:
             return Report.nothing(self.registry.snapshot().generation)
         manifest = load_manifest(self.path, self._catalog, environ=self._environ)
-        report = reconcile(self.registry, self._catalog, manifest, applied_default=None)
+        report = self._reconcile(manifest, None)
         if report.findings:
             raise ManifestError(report.findings)
         self._manifest = manifest
         for finding in manifest.warnings:
             _logger.warning("%s", finding)
         return report
+
+    def _reconcile(self, manifest: Manifest, applied_default: str | None) -> Report:
+        return reconcile(
+            self.registry, self._catalog, manifest, applied_default=applied_default, eager=self._eager
+        )
 
     def _reload(self, *, explicit: bool) -> None:
         """One reload, from reading to events. Nothing that goes wrong in it ends the worker."""
@@ -369,7 +383,7 @@ class Runtime:
         absent = False
         try:
             manifest = load_manifest(path, self._catalog, environ=self._environ)
-            report = reconcile(self.registry, self._catalog, manifest, applied_default=running.default)
+            report = self._reconcile(manifest, running.default)
             findings = report.findings
         except ManifestNotFoundError as error:
             absent = True
