@@ -1,0 +1,520 @@
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from shadowcat_registry import hints, watch
+from shadowcat_registry.watch import Watch, WatchMode, read_settled
+
+PATIENCE_SECONDS = 30.0
+POLL_SECONDS = 0.05
+STYLE_POLL_SECONDS = 0.25  # for the sake of a slow machine that runs a dozen styles at once
+OLD = "version: 1\nitems:\n" + "".join(f"  - id: old-{i}\n" for i in range(50))
+NEW = "version: 2\nitems:\n" + "".join(f"  - id: new-{i}\n" for i in range(60))
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+
+
+def _load_save_styles() -> ModuleType | None:
+    path = Path(__file__).resolve().parents[2] / "shared" / "tools" / "save_styles.py"
+    if sys.platform != "linux" or not path.is_file():
+        return None
+    spec = importlib.util.spec_from_file_location("save_styles", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+save_styles = _load_save_styles()
+STYLES: list[str] = [] if save_styles is None else save_styles.STYLES
+
+
+class Recorder:
+    """Reads the files at each tick, as a runtime would, and lets a test wait for what it has read."""
+
+    def __init__(self, *paths: Path, mode: WatchMode = "auto", poll_seconds: float = POLL_SECONDS) -> None:
+        self.paths = list(paths)
+        self.changed = threading.Condition()  # guards `seen`; only appended and read under it
+        self.seen: list[str] = []
+        self.during_tick: Callable[[], None] = lambda: None
+        self.watch = Watch(lambda: self.paths, self.on_tick, poll_interval_seconds=poll_seconds, mode=mode)
+
+    def on_tick(self) -> None:
+        self.during_tick()
+        try:
+            content = "|".join(read_settled(path).decode() for path in self.paths)
+        except OSError as error:
+            content = type(error).__name__
+        with self.changed:
+            self.seen.append(content)
+            self.changed.notify_all()
+
+    def wait_for(self, is_enough: Callable[[list[str]], bool]) -> list[str]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: is_enough(self.seen), PATIENCE_SECONDS), self.seen
+            return list(self.seen)
+
+    def wait_for_count(self, count: int) -> list[str]:
+        return self.wait_for(lambda seen: len(seen) >= count)
+
+    def wait_until(self, is_so: Callable[[watch.WatchStatus], bool]) -> watch.WatchStatus:
+        """For what has no event of its own: looks each time that the watch may have moved on."""
+        step = threading.Event()
+        for _ in range(int(PATIENCE_SECONDS / 0.005)):
+            status = self.watch.status()
+            if is_so(status):
+                return status
+            step.wait(0.005)
+        raise AssertionError(self.watch.status())
+
+    def wait_for_checks(self, count: int) -> None:
+        until = self.watch.status().checks + count
+        self.wait_until(lambda status: status.checks >= until)
+
+
+@contextmanager
+def recording(
+    *paths: Path, mode: WatchMode = "auto", poll_seconds: float = POLL_SECONDS, first: bool = True
+) -> Iterator[Recorder]:
+    """A running watch whose first tick has come and been forgotten."""
+    recorder = Recorder(*paths, mode=mode, poll_seconds=poll_seconds)
+    recorder.watch.start()
+    try:
+        if first:
+            recorder.wait_for_count(1)
+            with recorder.changed:
+                recorder.seen.clear()
+        yield recorder
+    finally:
+        assert recorder.watch.stop(PATIENCE_SECONDS)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    directory = tmp_path / "conf"
+    directory.mkdir()
+    return settled(directory / "registry.yaml", OLD)
+
+
+def settled(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8", newline="")
+    os.utime(path, (1, 1))  # or the watch would wait for a writer who may not be done
+    return path
+
+
+def replace(path: Path, text: str) -> None:
+    other = path.with_name(path.name + ".tmp")
+    other.write_text(text, encoding="utf-8", newline="")
+    other.replace(path)
+
+
+def descriptors() -> set[str]:
+    directory = Path("/proc/self/fd")
+    return set(os.listdir(directory)) if directory.is_dir() else set()  # noqa: PTH208 (a closed one has no path)
+
+
+# --------------------------------------------------------------------------- every way to save
+
+
+def save(style: str, base: Path, mode: WatchMode, poll_seconds: float) -> list[str]:
+    """What was read at each tick that this style led to."""
+    assert save_styles is not None
+    path = save_styles.prepare(style, base, OLD)
+    os.utime(path, (1, 1))
+    try:
+        with recording(path, mode=mode, poll_seconds=poll_seconds) as recorder:
+            if style == "nano":  # forks: from a process with threads that is asking for trouble
+                tool = Path(str(save_styles.__file__))
+                command = [sys.executable, str(tool), "apply", style, str(path)]
+                subprocess.run([*command, "--text-file", str(settled(base / "new", NEW))], check=True)
+            else:
+                save_styles.apply(style, path, NEW)
+            if save_styles.INFO[style].changes:
+                recorder.wait_for(lambda seen: seen[-1:] == [NEW])
+            # Long enough for a tick that should not be: the longest quiet, in checks.
+            recorder.wait_for_checks(int(0.6 / poll_seconds) + 2)
+            return recorder.seen[:]
+    finally:
+        save_styles.cleanup(style, path)
+
+
+def judge(style: str, seen: list[str]) -> None:
+    assert save_styles is not None
+    info = save_styles.INFO[style]
+    if info.absent:
+        # A slow machine may stretch the second without a file until it counts as a fact.
+        seen = [content for content in seen if content != "FileNotFoundError"]
+    if not info.changes:
+        assert seen == []
+    elif style == "two_closes":
+        # Two changes by definition, but whoever sees them only by polling may miss the first.
+        assert seen in ([NEW[: len(seen[0])], NEW], [NEW])
+    elif style.startswith("burst"):
+        assert {content.partition("# burst")[0] for content in seen} == {NEW}
+        assert len(seen) <= 5
+        assert seen[-1] == NEW
+    else:
+        assert seen == [NEW]
+
+
+def outcomes(
+    styles: list[str], base: Path, mode: WatchMode, poll_seconds: float, workers: int
+) -> dict[str, Future[list[str]]]:
+    assert save_styles is not None
+    names = [style for style in styles if not save_styles.unavailable(style)]
+    with ThreadPoolExecutor(workers) as pool:
+        return {name: pool.submit(save, name, base / name, mode, poll_seconds) for name in names}
+
+
+SLOW_STYLES = frozenset({"overflow_noise"})
+POLLED_STYLES = ["os_replace", "slow_write_lines", "k8s_configmap", "keep_mtime", "delete_recreate", "touch"]
+
+
+@pytest.fixture(scope="module")
+def with_events(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[list[str]]]:
+    styles = [style for style in STYLES if style not in SLOW_STYLES]
+    return outcomes(styles, tmp_path_factory.mktemp("events"), "auto", STYLE_POLL_SECONDS, workers=12)
+
+
+@pytest.fixture(scope="module")
+def with_poll(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[list[str]]]:
+    return outcomes(POLLED_STYLES, tmp_path_factory.mktemp("poll"), "poll", STYLE_POLL_SECONDS, workers=6)
+
+
+@pytest.mark.skipif(save_styles is None, reason="needs Linux and ../shared/tools/save_styles.py")
+class TestEveryWayToSave:
+    @pytest.mark.parametrize("style", STYLES)
+    def test_is_one_change_with_events(self, style: str, with_events: dict[str, Future[list[str]]]) -> None:
+        if style in SLOW_STYLES:
+            pytest.skip("takes long: runs with -m long")
+        if style not in with_events:
+            assert save_styles is not None
+            pytest.skip(save_styles.unavailable(style))
+        judge(style, with_events[style].result())
+
+    @pytest.mark.parametrize("style", POLLED_STYLES)
+    def test_is_one_change_without_events(self, style: str, with_poll: dict[str, Future[list[str]]]) -> None:
+        judge(style, with_poll[style].result())
+
+    @pytest.mark.long
+    @pytest.mark.timeout(600)
+    @pytest.mark.parametrize("mode", ["auto", "poll"])
+    @pytest.mark.parametrize("where", ["disk", "memory", "behind a link"])
+    def test_is_one_change_everywhere(self, where: str, mode: WatchMode, tmp_path: Path) -> None:
+        base = tmp_path
+        if where == "memory":
+            base = Path("/dev/shm") / f"watch-{os.getpid()}-{mode}"  # cleaned up below
+        elif where == "behind a link":
+            (tmp_path / "real").mkdir()
+            base = tmp_path / "link"
+            base.symlink_to("real")
+        try:
+            results = outcomes(STYLES, base, mode, 1.0, workers=6)
+            for style, job in results.items():
+                judge(style, job.result())
+        finally:
+            if where == "memory":
+                subprocess.run(["rm", "-rf", str(base)], check=True)
+
+
+# --------------------------------------------------------------------------- ticks
+
+
+class TestTicks:
+    def test_the_first_comes_at_the_start(self, manifest: Path) -> None:
+        with recording(manifest, first=False) as recorder:
+            assert recorder.wait_for_count(1) == [OLD]
+
+    @pytest.mark.parametrize("mode", ["auto", "poll"])
+    def test_a_change_gives_one(self, manifest: Path, mode: WatchMode) -> None:
+        with recording(manifest, mode=mode) as recorder:
+            replace(manifest, NEW)
+            recorder.wait_for_count(1)
+            recorder.wait_for_checks(12)
+            assert recorder.seen == [NEW]
+            assert recorder.watch.status().ticks == 2
+
+    def test_what_moves_while_the_reader_reads_gives_another(self, manifest: Path) -> None:
+        # The reader may have seen the half; that the content is back must not hide it.
+        with recording(manifest) as recorder:
+
+            def disturb() -> None:
+                recorder.during_tick = lambda: None
+                manifest.write_text("half")
+                manifest.write_text(NEW, encoding="utf-8", newline="")
+
+            recorder.during_tick = disturb
+            replace(manifest, NEW)
+            assert recorder.wait_for_count(2) == [NEW, NEW]
+
+    def test_a_poke_gives_one_without_a_change(self, manifest: Path) -> None:
+        with recording(manifest) as recorder:
+            recorder.watch.poke()
+            assert recorder.wait_for_count(1) == [OLD]
+
+    def test_a_poke_may_be_for_later(self, manifest: Path) -> None:
+        with recording(manifest) as recorder:
+            recorder.watch.poke(after_seconds=1000.0)
+            recorder.watch.poke(after_seconds=0.01)
+            recorder.wait_for_checks(6)
+            assert recorder.seen == [OLD]
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs POSIX signals")
+    def test_a_signal_handler_may_poke(self, manifest: Path) -> None:
+        with recording(manifest) as recorder:
+            before = signal.signal(signal.SIGUSR1, lambda *_: recorder.watch.poke())
+            try:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                recorder.wait_for_count(1)
+            finally:
+                signal.signal(signal.SIGUSR1, before)
+
+    def test_a_missing_file_gives_one_and_its_return_another(self, manifest: Path) -> None:
+        with recording(manifest) as recorder:
+            manifest.unlink()
+            assert recorder.wait_for_count(1) == ["FileNotFoundError"]
+            recorder.wait_for_checks(6)
+            replace(manifest, OLD)
+            assert recorder.wait_for_count(2) == ["FileNotFoundError", OLD]
+
+
+class TestSeveralFiles:
+    def test_change_together_in_one_tick(self, manifest: Path) -> None:
+        other = settled(manifest.with_name("other.yaml"), "1")
+        with recording(manifest, other) as recorder:
+            with other.open("w") as file:
+                file.write("unfinished")
+                file.flush()
+                replace(manifest, NEW)
+                recorder.wait_for_checks(6)
+                assert recorder.seen == []
+                file.truncate(0)
+                file.seek(0)
+                file.write("2")
+            recorder.wait_for_count(1)
+            recorder.wait_for_checks(6)
+            assert recorder.seen == [f"{NEW}|2"]
+
+    def test_that_appear_or_vanish_give_a_tick(self, manifest: Path) -> None:
+        other = settled(manifest.with_name("other.yaml"), "1")
+        with recording(manifest) as recorder:
+            recorder.paths = [manifest, other]
+            assert recorder.wait_for_count(1) == [f"{OLD}|1"]
+            replace(other, "2")
+            recorder.wait_for(lambda seen: seen[-1] == f"{OLD}|2")
+            recorder.paths = [manifest]
+            recorder.wait_for(lambda seen: seen[-1] == OLD)
+
+
+# --------------------------------------------------------------------------- supervision
+
+
+class TestSupervision:
+    def test_survives_what_it_calls(self, manifest: Path, caplog: pytest.LogCaptureFixture) -> None:
+        def fail() -> None:
+            recorder.during_tick = lambda: None
+            sys.exit("meant for the main thread")
+
+        with recording(manifest) as recorder:
+            recorder.during_tick = fail
+            replace(manifest, NEW)
+            recorder.wait_until(lambda status: status.degraded is not None)
+            assert recorder.watch.status().degraded == "the last reaction to a change failed (SystemExit)"
+            replace(manifest, OLD)
+            assert recorder.wait_for_count(1) == [OLD]
+            recorder.wait_until(lambda status: status.degraded is None)
+        assert "what the watch called on a change failed" in caplog.text
+
+    def test_goes_on_with_the_files_it_knows(self, manifest: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with recording(manifest) as recorder:
+            recorder.paths = None  # type: ignore[assignment]
+            recorder.wait_until(lambda status: status.degraded is not None)
+            assert "TypeError" in str(recorder.watch.status().degraded)
+            recorder.paths = [manifest]
+            recorder.wait_until(lambda status: status.degraded is None)
+            replace(manifest, NEW)
+            assert recorder.wait_for_count(1) == [NEW]
+        assert caplog.text.count("cannot ask which files to watch") == 1
+
+    def test_survives_its_own_faults(
+        self, manifest: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(watch, "_REST_AFTER_FAULT_SECONDS", 0.01)
+        with recording(manifest) as recorder:
+            with monkeypatch.context() as patch:
+                patch.setattr(watch, "look", None)
+                replace(manifest, NEW)
+                recorder.wait_until(lambda status: status.degraded is not None)
+            recorder.wait_for(lambda seen: seen == [NEW])
+            recorder.wait_until(lambda status: status.degraded is None)
+        assert "the watch failed and goes on" in caplog.text
+
+    def test_polls_while_the_system_has_no_events_to_give(
+        self, manifest: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def refuse(_: object) -> None:
+            raise OSError(errno.ENOSPC, "inotify watch limit reached")
+
+        monkeypatch.setattr(watch, "_RETRY_EVENTS_SECONDS", 0.01)
+        with monkeypatch.context() as patch:
+            patch.setattr(hints, "Hints", refuse)
+            recorder = Recorder(manifest)
+            recorder.watch.start()
+            recorder.wait_for_count(1)
+            status = recorder.watch.status()
+            assert (status.mode, status.directories) == ("poll", ())
+            assert "inotify watch limit reached" in str(status.degraded)
+            replace(manifest, NEW)
+            assert recorder.wait_for_count(2) == [OLD, NEW]
+        status = recorder.wait_until(lambda status: status.mode == "events")
+        assert status.degraded is None
+        assert recorder.watch.stop(PATIENCE_SECONDS)
+        assert caplog.text.count("no file events") == 1
+
+    @linux_only
+    def test_replaces_a_dead_observer(self, manifest: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with recording(manifest) as recorder:
+            loop = recorder.watch._loop
+            assert loop is not None
+            assert loop._hints is not None
+            for emitter in loop._hints._observer.emitters.copy():
+                emitter.stop()
+            recorder.wait_until(lambda status: status.rearms == 1)
+            recorder.wait_for_checks(2)
+            replace(manifest, NEW)
+            recorder.wait_for_count(1)
+            assert recorder.watch.status().rescues == 0
+        assert "the observer of file events died" in caplog.text
+
+    @linux_only
+    def test_replaces_a_deaf_observer(self, manifest: Path) -> None:
+        with recording(manifest) as recorder:
+            loop = recorder.watch._loop
+            assert loop is not None
+            assert loop._hints is not None
+            loop._hints._handler.dispatch = lambda _: None  # type: ignore
+            replace(manifest, NEW)
+            recorder.wait_for_count(1)
+            status = recorder.wait_until(lambda status: status.rescues == 1)
+            assert status.events == 0
+            replace(manifest, OLD)
+            recorder.wait_for_count(2)
+            status = recorder.watch.status()
+            assert status.events > 0
+            assert status.rescues == 1
+
+    def test_status_is_json(self, manifest: Path) -> None:
+        with recording(manifest) as recorder:
+            status = recorder.watch.status().as_json()
+            assert status["is_running"]
+            assert status["paths"] == [str(manifest)]
+            assert str(manifest.parent.resolve()) in status["directories"]
+            assert status["ticks"] == 1
+            assert status["last_check_at"].endswith("Z")
+        assert recorder.watch.status().is_running is False
+        assert Watch(list, lambda: None).status().as_json()["last_tick_at"] is None
+
+
+# --------------------------------------------------------------------------- the end
+
+
+class TestStopping:
+    @pytest.mark.parametrize("mode", ["auto", "poll"])
+    def test_leaves_no_thread_and_no_descriptor(self, manifest: Path, mode: WatchMode) -> None:
+        with recording(manifest, mode=mode):
+            pass  # what is opened once and for all is open now
+        threads, files = set(threading.enumerate()), descriptors()
+        for _ in range(3):
+            with recording(manifest, mode=mode) as recorder:
+                replace(manifest, NEW if manifest.read_text() == OLD else OLD)
+                recorder.wait_for_count(1)
+        assert set(threading.enumerate()) == threads
+        assert descriptors() == files
+
+    def test_works_from_inside_a_tick(self, manifest: Path) -> None:
+        answers = []
+
+        with recording(manifest) as recorder:
+            loop = recorder.watch._loop
+            assert loop is not None
+            recorder.during_tick = lambda: answers.append(recorder.watch.stop())
+            replace(manifest, NEW)
+            recorder.wait_for_count(1)
+            loop.thread.join(PATIENCE_SECONDS)
+            assert not loop.thread.is_alive()
+            assert answers == [False]
+            assert recorder.watch.stop()
+
+    def test_says_so_when_a_tick_holds_it_up(self, manifest: Path) -> None:
+        entered, leave = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            entered.set()
+            leave.wait(PATIENCE_SECONDS)
+
+        with recording(manifest) as recorder:
+            recorder.during_tick = hold
+            replace(manifest, NEW)
+            assert entered.wait(PATIENCE_SECONDS)
+            assert not recorder.watch.stop(timeout_seconds=0.01)
+            recorder.watch.poke()
+            leave.set()
+            assert recorder.watch.stop(PATIENCE_SECONDS)
+            assert recorder.seen == [NEW]  # the poke came to nothing
+
+    def test_then_starting_again_works(self, manifest: Path) -> None:
+        with recording(manifest) as recorder:
+            with pytest.raises(RuntimeError, match="runs already"):
+                recorder.watch.start()
+            assert recorder.watch.stop(PATIENCE_SECONDS)
+            replace(manifest, NEW)
+            recorder.watch.start()
+            assert recorder.wait_for_count(1) == [NEW]
+
+    def test_before_starting_is_nothing(self) -> None:
+        unused = Watch(list, lambda: None)
+        unused.poke()
+        assert unused.stop()
+
+    @linux_only
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+    def test_in_a_forked_child_leaves_the_parent_its_events(self, manifest: Path) -> None:
+        with recording(manifest) as recorder:
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    was_idle = not recorder.watch.status().is_running and recorder.watch.stop()
+                    recorder.changed = threading.Condition()
+                    recorder.seen = []
+                    recorder.watch.start()
+                    own_works = recorder.wait_for_count(1) == [OLD]
+                    status = 0 if was_idle and own_works and recorder.watch.stop(PATIENCE_SECONDS) else 2
+                finally:
+                    os._exit(status)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            replace(manifest, NEW)
+            assert recorder.wait_for_count(1) == [NEW]
+            assert recorder.watch.status().rescues == 0
+            assert recorder.watch.status().events > 0
+
+
+class TestImport:
+    def test_loads_watchdog_only_to_observe(self) -> None:
+        code = "import sys, shadowcat_registry.watch; sys.exit('watchdog' in sys.modules)"
+        subprocess.run([sys.executable, "-c", code], check=True)
