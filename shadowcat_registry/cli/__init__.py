@@ -1,0 +1,68 @@
+"""The command line: arguments in, the public API in between, text or JSON and an exit code out.
+
+Exit codes: 0 fine, 1 the thing asked about is bad, 2 wrong use. What was asked for goes to standard
+output, everything else to standard error. A command is a module here, imported when it is used.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Final
+
+import click
+
+from ..errors import RegistryError
+from .output import fail
+
+_COMMANDS: Final = {
+    "demo": "The promise on one screen: record, edit the manifest underneath, lose nothing.",
+    "providers": "What the manifest declares, and how it stands.",
+    "run": "Load the manifest, follow it, and print what happens.",
+    "tapes": "Bring tapes in, list them, and get them out.",
+    "validate": "Check a manifest; opens, creates and writes nothing.",
+}
+
+
+class _Commands(click.Group):
+    """Imports a command when it is asked for: `validate` need not pay for `run`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command = import_module(f".{cmd_name}", __name__).command
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="shadowcat-registry", prog_name="shadowcat-registry")
+def cli() -> None:
+    """Storage for MCP tapes, declared in one YAML manifest and followed while it changes."""
+
+
+def main() -> None:
+    """The console script: runs a command and leaves the process with its exit code."""
+    try:
+        cli.main(prog_name="shadowcat-registry", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.Abort:
+        fail("interrupted")
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except RegistryError as error:
+        fail(str(error))
+        sys.exit(1)
+    except BrokenPipeError:
+        # Whoever read our output has left; the interpreter must not complain about it at exit.
+        sys.stdout = None
+        sys.exit(1)

@@ -1,0 +1,85 @@
+"""The options that every command has, in one place: the manifest, JSON, logging."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..startup import MANIFEST_NAME, MANIFEST_VARIABLE, find_manifest
+from .output import JsonLogFormatter
+
+_Command = Callable[..., Any]
+
+
+def manifest_options(*, positional: bool = False) -> Callable[[_Command], _Command]:
+    """`-f/--manifest` (for some commands also as the one argument) and the logging options; the command
+    gets `manifest: Path`."""
+
+    def decorate(function: _Command) -> _Command:
+        @wraps(function)
+        def run(
+            manifest_option: Path | None,
+            log_level: str,
+            log_format: str,
+            manifest_argument: Path | None = None,
+            **others: Any,
+        ) -> object:
+            if manifest_option is not None and manifest_argument is not None:
+                raise click.UsageError("name the manifest once: with -f, or as the argument")
+            configure_logging(log_level, log_format)
+            return function(manifest=find_manifest(manifest_option or manifest_argument), **others)
+
+        command = click.option(
+            "-f",
+            "--manifest",
+            "manifest_option",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help=f"The manifest. [default: ${MANIFEST_VARIABLE}, then ./{MANIFEST_NAME}]",
+        )(run)
+        if positional:
+            argument = click.argument(
+                "manifest_argument",
+                type=click.Path(path_type=Path),
+                metavar="[MANIFEST]",
+                required=False,
+            )
+            command = argument(command)
+        return logging_options(command)
+
+    return decorate
+
+
+def logging_options(function: _Command) -> _Command:
+    """`--log-level` and `--log-format`."""
+    level = click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="warning",
+        show_default=True,
+        help="The least that is logged, to standard error.",
+    )
+    form = click.option(
+        "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How."
+    )
+    return level(form(function))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+provider_option = click.option(
+    "--provider", metavar="NAME", help="Which storage to use. [default: the manifest's default]"
+)
+
+
+def configure_logging(level: str, form: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonLogFormatter() if form == "json" else text)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,0 +1,81 @@
+"""`run`: a process that follows a manifest, and prints every event as a line."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import Final
+
+import click
+
+from ..events import Event
+from ..runtime import Runtime
+from .options import json_option, manifest_options
+from .output import printable, say, say_json
+
+_RELOAD: Final = getattr(signal, "SIGHUP", None)  # Windows has none
+# There, waiting for a queue cannot be interrupted by Ctrl-C: look up now and then.
+_LOOK_UP_SECONDS: Final = 0.5 if sys.platform == "win32" else None
+
+
+@click.command()
+@manifest_options(positional=True)
+@json_option
+@click.pass_context
+def command(context: click.Context, manifest: Path, as_json: bool) -> None:
+    """Load the manifest, follow it, and print what happens.
+
+    Reloads at once on SIGHUP. Ends on SIGINT or SIGTERM, with every storage closed and exit code 0. A
+    manifest that is wrong at the start ends it with all findings and exit code 1; later, the last good one
+    stays in force.
+    """
+    # These lines say what the events say.
+    logging.getLogger("shadowcat_registry.events").setLevel(logging.CRITICAL)
+    todo: SimpleQueue[int | None] = SimpleQueue()  # its put() may be called from a signal handler
+    started = False
+    exit_code = 0
+
+    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module's signature
+        if not started and number != _RELOAD:
+            raise KeyboardInterrupt
+        todo.put(number)
+
+    def show(event: Event) -> None:
+        nonlocal exit_code
+        try:
+            if as_json:
+                say_json(event.as_json(), line=True)
+            else:
+                lines = [printable(line) for line in str(event).split("\n")]
+                say(f"{event.at.astimezone():%H:%M:%S}  " + "\n".join(lines))
+        except OSError:  # whoever read this has left: there is nothing to run for
+            exit_code = 1
+            todo.put(None)
+
+    numbers = [signal.SIGINT, signal.SIGTERM] + ([_RELOAD] if _RELOAD is not None else [])
+    previous = {number: signal.signal(number, on_signal) for number in numbers}
+    runtime = Runtime(manifest)
+    runtime.subscribe(show)
+    try:
+        runtime.start()
+        started = True
+        while True:
+            try:
+                number = todo.get(timeout=_LOOK_UP_SECONDS)
+            except Empty:
+                continue
+            if number is None or number != _RELOAD:
+                break
+            runtime.request_reload()
+    except KeyboardInterrupt:
+        started = True
+    finally:
+        # From here on, another Ctrl-C ends what does not want to end.
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        runtime.close()
+    context.exit(exit_code)
