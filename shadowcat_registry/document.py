@@ -11,7 +11,6 @@ import logging
 import math
 import re
 from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Final, NamedTuple, NoReturn
@@ -37,15 +36,14 @@ _logger = logging.getLogger(__name__)
 _not_text = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _not_in_value = re.compile("[\x00\ud800-\udfff]")
 _tag_directive = re.compile(r"^%(?!YAML)", re.MULTILINE)
-_line_end = re.compile(r"\r\n|\r|\n")
 
 # The core schema of YAML 1.2.2, section 10.3.2.
 _null = frozenset({"", "~", "null", "Null", "NULL"})
 _bool = {word: word.lower() == "true" for word in ("true", "True", "TRUE", "false", "False", "FALSE")}
-_decimal = re.compile(r"[-+]?[0-9]+")
-_octal = re.compile(r"0o[0-7]+")
-_hexadecimal = re.compile(r"0x[0-9a-fA-F]+")
-_float = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_number = re.compile(
+    r"(?P<decimal>[-+]?[0-9]+)|(?P<based>0o[0-7]+|0x[0-9a-fA-F]+)"
+    r"|(?P<float>[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?)"
+)
 _not_finite = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _leading_zero = re.compile(r"[-+]?0[0-9]")
 _may_be_special = frozenset("~nNtTfF-+.0123456789")
@@ -69,7 +67,8 @@ class Document:
         self._after: dict[int, int] = {}
         self._targets: dict[int, int] = {}
         """Node of an alias → node that it stands for."""
-        self._lines: list[int] | None = None
+        self._seen = (0, 1)
+        """The last character whose line was asked for, and that line."""
 
     def __repr__(self) -> str:
         return f"<Document {self.source!r}>"  # no values: they may be secret
@@ -140,16 +139,23 @@ class Document:
         return self._starts[node], self._ends[node]
 
     def _mark(self, start: int, end: int) -> Mark:
-        if self._lines is None:
-            self._lines = [0, *(found.end() for found in _line_end.finditer(self.text))]
-        line, end_line = bisect_right(self._lines, start), bisect_right(self._lines, end)
-        return Mark(
-            self.source,
-            line,
-            start - self._lines[line - 1] + 1,
-            end_line,
-            end - self._lines[end_line - 1] + 1,
+        line, column = self._place(start)
+        end_line, end_column = self._place(end)
+        return Mark(self.source, line, column, end_line, end_column)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Line and column of a character. Lines are counted on from the last place that was asked for:
+        marks are mostly wanted in order, and a table of all lines could be larger than the text."""
+        text = self.text
+        if text[index - 1 : index + 1] == "\r\n":
+            index -= 1  # inside of a line end, which belongs to the line before it
+        seen, line = self._seen if self._seen[0] <= index else (0, 1)
+        line += (
+            text.count("\n", seen, index) + text.count("\r", seen, index) - text.count("\r\n", seen, index)
         )
+        self._seen = (index, line)
+        start = max(text.rfind("\n", 0, index), text.rfind("\r", 0, index)) + 1
+        return line, index - start + 1
 
 
 def parse_document(data: bytes, source: str) -> Document:
@@ -244,13 +250,17 @@ class _Reader:
                 found.start(),
                 hint="remove the line",
             )
+        failure: Exception | None = None
         try:
             self.walk(_loader()(text.encode("utf-8")))
         except ManifestError:
             raise
-        except yaml.MarkedYAMLError as error:
-            self.translate(error)
-        except (yaml.YAMLError, ValueError, OverflowError):
+        except (yaml.YAMLError, ValueError, OverflowError) as error:
+            failure = error
+        # Out of the `except`, so that no traceback shows the text that the fallback's errors quote.
+        if isinstance(failure, yaml.MarkedYAMLError):
+            self.translate(failure)
+        elif failure is not None:
             # Only the fallback in pure Python gets here, with escapes of impossible characters.
             self.fail("SC104", "this is not valid YAML", 0)
         if self.findings:
@@ -428,29 +438,31 @@ class _Reader:
             return None
         if value in _bool:
             return _bool[value]
-        digits = len(value) > MAX_DIGITS
-        if _decimal.fullmatch(value) or _float.fullmatch(value):
-            if digits:
-                hint = "put it in quotes if it is a text"
-                self.report("SC605", f"a number of more than {MAX_DIGITS} digits", start, end, hint)
-                return 0
-            if _leading_zero.match(value):
-                hint = "drop the zero, or put it in quotes if it is a text"
-                self.report(
-                    "SC114", "a number with a leading zero reads differently here and there", start, end, hint
-                )
-                return 0
-            if _decimal.fullmatch(value):
-                return int(value)
-            number = float(value)
-            if math.isfinite(number):
-                return number
-        elif not digits and (_octal.fullmatch(value) or _hexadecimal.fullmatch(value)):
-            return int(value, 0)
-        elif not _not_finite.fullmatch(value):
+        found = _number.fullmatch(value)
+        if found is None:
+            if _not_finite.fullmatch(value):
+                return self.refuse_number("SC115", "not a finite number", start, end)
             return value
-        hint = "put it in quotes if it is a text"
-        self.report("SC115", "a number that is infinite, too large, or not a number", start, end, hint)
+        if len(value) > MAX_DIGITS:  # converting takes time that grows with the square
+            return self.refuse_number("SC605", f"a number of more than {MAX_DIGITS} digits", start, end)
+        if found.lastgroup == "based":
+            return int(value, 0)
+        if _leading_zero.match(value):
+            message = "a number with a leading zero, which some read as octal"
+            return self.refuse_number(
+                "SC114", message, start, end, "drop the zero, or put it in quotes if it is a text"
+            )
+        if found.lastgroup == "decimal":
+            return int(value)
+        number = float(value)
+        if not math.isfinite(number):
+            return self.refuse_number("SC115", "a number that is too large", start, end)
+        return number
+
+    def refuse_number(
+        self, code: str, message: str, start: int, end: int, hint: str = "put it in quotes if it is a text"
+    ) -> int:
+        self.report(code, message, start, end, hint)
         return 0
 
     def target(self, event: Any, depth: int) -> _Anchor:
