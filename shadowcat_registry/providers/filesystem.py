@@ -109,10 +109,11 @@ class FilesystemProviderFactory:
         while not os.path.lexists(nearest) and nearest != nearest.parent:
             nearest = nearest.parent
         try:
-            if not stat.S_ISDIR(nearest.stat().st_mode):
-                raise StorageUnavailableError(f"Not a directory: {nearest}")
+            mode = nearest.stat().st_mode
         except OSError as error:
             raise StorageUnavailableError(f"{error.strerror}: {nearest}") from error
+        if not stat.S_ISDIR(mode):
+            raise StorageUnavailableError(f"Not a directory: {nearest}")
         if not os.access(nearest, os.W_OK | os.X_OK):
             action = "write to" if nearest == directory else f"create {directory} in"
             raise StorageUnavailableError(f"no permission to {action} {nearest}")
