@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from .snapshot import Provider, Snapshot
     from .startup import STORAGE_REGISTRY, initialize_storage, open_registry, register_builtin_providers
     from .storage import TapeRecorder, TapeStorage
+    from .tape import Direction
     from .tapes import ImportResult, export_tape, import_tape
 
 _HOMES = {
@@ -102,6 +103,7 @@ _HOMES = {
     "snapshot": "Provider Snapshot",
     "startup": "STORAGE_REGISTRY initialize_storage open_registry register_builtin_providers",
     "storage": "TapeRecorder TapeStorage",
+    "tape": "Direction",
     "tapes": "ImportResult export_tape import_tape",
 }
 _home_of = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -115,6 +117,7 @@ __all__ = [
     "CreateContext",
     "CreationFailedError",
     "DependencyCycleError",
+    "Direction",
     "Event",
     "Finding",
     "Holder",

@@ -10,6 +10,7 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from time import monotonic
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from .metadata import Holder
@@ -18,15 +19,17 @@ if TYPE_CHECKING:
     from .backend import TapeStorageBackend
     from .storage import TapeStorage
 
-_package = __package__ + "."
-
 
 def find_caller() -> str:
-    """`file:line` of the nearest frame outside of this package."""
-    frame = sys._getframe(1)  # noqa: SLF001 - inspect.stack() reads source files, 1,000 × slower
-    while frame is not None and (frame.f_globals.get("__name__", "") + ".").startswith(_package):
-        frame = frame.f_back  # type: ignore[assignment]
+    """`file:line` of the nearest frame outside of this package (its command line counts as outside)."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack() reads source files, 1,000 × slower
+    while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "unknown"
+
+
+def _is_ours(module: str) -> bool:
+    return module.startswith(f"{__package__}.") and not module.startswith(f"{__package__}.cli.")
 
 
 @dataclass(eq=False, slots=True)

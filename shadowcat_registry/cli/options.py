@@ -23,16 +23,9 @@ def manifest_options(*, positional: bool = False) -> Callable[[_Command], _Comma
 
     def decorate(function: _Command) -> _Command:
         @wraps(function)
-        def run(
-            manifest_option: Path | None,
-            log_level: str,
-            log_format: str,
-            manifest_argument: Path | None = None,
-            **others: Any,
-        ) -> object:
+        def run(manifest_option: Path | None, manifest_argument: Path | None = None, **others: Any) -> object:
             if manifest_option is not None and manifest_argument is not None:
                 raise click.UsageError("name the manifest once: with -f, or as the argument")
-            configure_logging(log_level, log_format)
             return function(manifest=find_manifest(manifest_option or manifest_argument), **others)
 
         command = click.option(
@@ -57,7 +50,13 @@ def manifest_options(*, positional: bool = False) -> Callable[[_Command], _Comma
 
 
 def logging_options(function: _Command) -> _Command:
-    """`--log-level` and `--log-format`."""
+    """`--log-level` and `--log-format`, which take effect before the command begins."""
+
+    @wraps(function)
+    def run(log_level: str, log_format: str, **others: Any) -> object:
+        configure_logging(log_level, log_format)
+        return function(**others)
+
     level = click.option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
@@ -68,7 +67,7 @@ def logging_options(function: _Command) -> _Command:
     form = click.option(
         "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How."
     )
-    return level(form(function))
+    return level(form(run))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")

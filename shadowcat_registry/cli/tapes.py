@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,7 +125,7 @@ def list_(manifest: Path, provider: str | None, as_json: bool) -> None:
 @manifest_options()
 def export(manifest: Path, tape_id: str, metadata: bool, provider: str | None) -> None:
     """Write a tape to standard output, byte for byte as it was stored."""
-    out = click.get_binary_stream("stdout")
+    out = sys.stdout.buffer
     with _storage(manifest, provider) as storage:
         if metadata:
             out.write(dump_metadata(tape_id, storage.get_meta(tape_id)[0]))
