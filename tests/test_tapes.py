@@ -150,6 +150,22 @@ class TestAnIdThatIsThere:
         with storage.adopt(init_line, {**meta, "status": "recording"}), pytest.raises(TapeBusyError):
             import_tape(storage, tape)
 
+    def test_what_another_import_completed_meanwhile_is_not_added_twice(
+        self, storage: TapeStorage, tape: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        half_import(storage, tape, 5)
+        resume = TapeStorage.resume
+
+        def late(self: TapeStorage, tape_id: str) -> object:
+            monkeypatch.undo()
+            assert import_tape(storage, tape).outcome == "resumed"
+            return resume(self, tape_id)
+
+        monkeypatch.setattr(TapeStorage, "resume", late)
+        import_tape(storage, tape)
+        assert exported(storage) == tape.read_bytes()
+        assert import_tape(storage, tape).outcome == "identical"
+
     def test_the_beginning_of_a_finished_tape_is_not_continued(
         self, storage: TapeStorage, tape: Path
     ) -> None:

@@ -56,6 +56,13 @@ class TestBounds:
                 fill(storage, "next", 1)
                 assert ids(storage) == ["next", "recorded", "unfinished"]
 
+    def test_what_is_recorded_is_kept_whatever_its_metadata_says(self) -> None:
+        with bounded(max_tapes=1) as storage, storage.record("s", tape_id="t") as tape:
+            storage.set_meta("t", {"status": "finalized"})
+            with pytest.raises(StorageFullError):
+                storage.record("s")
+            tape.append("client_to_server", b"1")
+
     def test_it_is_full_when_nothing_can_be_evicted_and_then_nothing_is(self) -> None:
         with bounded() as storage:
             fill(storage, "small", 1)
