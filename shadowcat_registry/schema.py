@@ -344,12 +344,23 @@ def _validator(schema: Schema) -> Validator:
     validator = _validators.get(digest)
     if validator is None:
         # An empty registry of our own: without it, a `$ref` to http:// is fetched and file:// is read.
-        made: Validator = _class()(deepcopy(dict(schema)), registry=referencing.Registry())
+        made: Validator = _class()(_without_false(schema), registry=referencing.Registry())
         with _lock:
             if len(_validators) >= _MAX_VALIDATORS:
                 _validators.clear()
             validator = _validators.setdefault(digest, made)
     return validator
+
+
+def _without_false(schema: Schema) -> dict[str, Any]:
+    """A copy in which a field that is never allowed has a keyword that says so: jsonschema reports a bare
+    `false` at the place of the whole mapping."""
+    copy = deepcopy(dict(schema))
+    for _, part in _subschemas(copy):
+        for keyword in _named & part.keys():
+            named = part[keyword]
+            named.update({name: {"not": {}} for name, child in named.items() if child is False})
+    return copy
 
 
 def _is_local_bool(schema: Schema, reference: object) -> bool:
@@ -493,10 +504,10 @@ def _explain(error: ValidationError, root: Schema) -> Iterator[Problem]:
             yield Problem(at, "SC207", f"{where} has to be of the form {_shown(rule)}", hint)
         case "anyOf" | "oneOf":
             yield from _explain_choice(error, root, at, where, hint)
+        case "not" if rule == {}:
+            yield Problem(at, "SC209", f"{where} is not allowed here", hint)
         case _:
-            rule_name = f"the rule `{keyword}`" if keyword else "this place"
-            message = f"{where} breaks {rule_name} of its type" if keyword else f"{where} is not allowed here"
-            yield Problem(at, "SC209", message, hint)
+            yield Problem(at, "SC209", f"{where} breaks the rule `{keyword}` of its type", hint)
 
 
 _units: Final = {"Length": "characters", "Items": "items", "Properties": "fields"}
