@@ -102,9 +102,7 @@ class Settling:
             self._candidate = None if sight.content == MOVING else sight.signature
             self.due = now + max(self._quiet_seconds, CLOSED_QUIET_SECONDS)
             return False
-        if sight.content not in BLANK:
-            self._blank_since = None
-        elif sight.content != self.taken:
+        if sight.content in BLANK and sight.content != self.taken:
             if self._blank_since is None:
                 self._blank_since = now
             lasts_until = self._blank_since + BLANK_WAIT_SECONDS

@@ -189,6 +189,14 @@ class TestAMovingFile:
                 assert not settling.settle(Sight(NOTHING, MOVING), float(at))
             assert settling.due is not None
 
+    def test_that_moved_between_the_two_looks_is_looked_at_again(self) -> None:
+        settling = Settling(has_close_events=True)
+        settling.hint(Hint.REPLACED, 0.0)
+        assert not settling.is_quiet((1,), 0.0)
+        assert settling.is_quiet((1,), 0.1)
+        assert not settling.settle(Sight((2,), "half"), 0.1)
+        assert settling.due == pytest.approx(0.1 + CLOSED_QUIET_SECONDS)
+
 
 class TestDoubt:
     def test_is_cast_by_another_signature_a_young_file_and_an_unreadable_one(self) -> None:

@@ -97,6 +97,7 @@ def recording(
     try:
         if first:
             recorder.wait_for_count(1)
+            recorder.wait_for_checks(1)  # then it is over: what moves while it lasts gives another
             with recorder.changed:
                 recorder.seen.clear()
         yield recorder
@@ -476,6 +477,19 @@ class TestStopping:
             leave.set()
             assert recorder.watch.stop(PATIENCE_SECONDS)
             assert recorder.seen == [NEW]  # the poke came to nothing
+
+    def test_between_the_look_and_the_tick_lets_no_tick_begin(self, manifest: Path) -> None:
+        ticks: list[None] = []
+        loop = watch._Loop(
+            lambda: [manifest], lambda: ticks.append(None), 1.0, "poll", iter(range(99)).__next__
+        )
+        loop.stopping.set()
+        for _ in range(5):
+            loop.step([])
+        assert ticks == []
+        loop.stopping.clear()
+        loop.step([])
+        assert ticks == [None]
 
     def test_then_starting_again_works(self, manifest: Path) -> None:
         with recording(manifest) as recorder:
