@@ -245,7 +245,7 @@ def redact(text: str, config: Mapping[str, Any], secrets: Iterable[Pointer]) -> 
             elif isinstance(item, list):
                 stack.extend(item)
             elif item not in (None, "", True, False):
-                words.update((str(item), repr(item)))
+                words.update((str(item), repr(item).strip("'\"")))  # as it is, and with escape sequences
     for word in sorted(words, key=len, reverse=True):  # the longest first: one may be part of another
         text = text.replace(word, MASK)
     return text

@@ -210,7 +210,7 @@ class _Builder:
             )
 
     def check_default_configs(self) -> None:
-        used = {entry.get("type") for entry in self.declared.values() if isinstance(entry, dict)}
+        used = [entry.get("type") for entry in self.declared.values() if isinstance(entry, dict)]
         for name in self.default_configs:
             pointer = ("defaults", "config", name)
             if name not in self.catalog:

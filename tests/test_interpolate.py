@@ -270,7 +270,11 @@ class TestMask:
         text = redact(
             "canary2 and canary and 12345, 'canary', true", config, [("a",), ("b",), ("d",), ("e",)]
         )
-        assert text == f"{MASK} and {MASK} and {MASK}, {MASK}, true"
+        assert text == f"{MASK} and {MASK} and {MASK}, '{MASK}', true"
+
+    def test_a_secret_in_quotes_with_escape_sequences_is_redacted(self) -> None:
+        secret = "can\nary"
+        assert redact(f"not {secret!r}", {"a": secret}, [("a",)]) == f"not '{MASK}'"
 
     def test_a_resolved_config_shows_nothing(self) -> None:
         assert "canary" not in repr(run("canary ${env:A}"))
