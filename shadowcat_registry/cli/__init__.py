@@ -50,9 +50,8 @@ def cli() -> None:
 def main() -> None:
     """The console script: runs a command and leaves the process with its exit code."""
     try:
-        cli.main(prog_name="shadowcat-registry", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        # In this mode click raises what it would print itself, and returns the code of an early exit.
+        sys.exit(cli.main(prog_name="shadowcat-registry", standalone_mode=False))
     except click.Abort:
         fail("interrupted")
         sys.exit(130)

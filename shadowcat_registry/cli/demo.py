@@ -154,10 +154,9 @@ class _Stage:
         except Empty:
             raise _DemoError(f"no event {name!r} in {_PATIENCE_SECONDS:g} s") from None
         color = {"rejected": "red", "committed": "green", "recovered": "green"}.get(event.event, "cyan")
-        for line in str(event).split("\n"):
-            say(
-                "   " + click.style(printable(line).replace(f"{self._manifest.parent}{os.sep}", ""), fg=color)
-            )
+        shown = str(event).replace(f"{self._manifest.parent}{os.sep}", "")
+        for line in shown.split("\n"):
+            say("   " + click.style(printable(line), fg=color))
         if event.event != name:
             raise _DemoError(f"the event was {event.event!r}, not {name!r}")
         return event
@@ -199,7 +198,7 @@ def _play(manifest: Path) -> str:
             if event.retiring != ("filesystem",):
                 raise _DemoError("the storage in use was not kept")
             for holder in runtime.status().holders["filesystem"]:
-                say(f"   filesystem is held by {printable(holder).replace(str(Path.cwd()) + os.sep, '')}")
+                say(f"   filesystem is held by {printable(holder)}")
             try:
                 registry.open_storage("filesystem").close()
             except sr.ProviderRetiringError as refusal:
