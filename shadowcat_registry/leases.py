@@ -43,14 +43,15 @@ class Revision:
     shared: Opening | None = None
     """The backend that `open_storage` hands out, being opened or open."""
     openings: dict[Opening, None] = field(default_factory=dict)
+    """Who reads it, or an opening's leases, without the lock iterates over a `copy()`, which is one step."""
 
     def lease_count(self) -> int:
         """Readable without the lock: a moment's number."""
-        return sum(len(opening.leases) for opening in tuple(self.openings))
+        return sum(len(opening.leases) for opening in self.openings.copy())
 
     def holders(self) -> list[Holder]:
         """Readable without the lock: a moment's list, the oldest lease first."""
-        return [lease.as_holder() for opening in tuple(self.openings) for lease in tuple(opening.leases)]
+        return [lease.as_holder() for opening in self.openings.copy() for lease in opening.leases.copy()]
 
 
 @dataclass(eq=False, slots=True)

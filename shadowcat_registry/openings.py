@@ -20,10 +20,11 @@ from .errors import (
     InstanceExistsError,
     InvalidConfigError,
     RegistryError,
+    StorageClosedError,
 )
 from .leases import Lease, Opening, Revision
 from .metadata import Holder
-from .storage import translate
+from .storage import TapeStorage, translate
 
 _logger = logging.getLogger(__name__)
 
@@ -150,10 +151,13 @@ class Openings:
             backend = create()
         except BaseException as error:
             failure = _failure(name, error)
-            self._close_dependencies(opening)
-            opening.error = failure
-            self._end(opening)
-            opening.constructed.set()
+            with self._lock:
+                opening.error = failure
+            try:
+                self._close_dependencies(opening)
+            finally:
+                self._end(opening)
+                opening.constructed.set()
             if failure is error:
                 raise
             raise failure from error
@@ -165,6 +169,20 @@ class Openings:
             opening.backend = backend
             self._opened[opening] = None
         opening.constructed.set()
+
+    def add_dependency(self, opening: Opening, storage: TapeStorage) -> None:
+        """Give `storage` back when `opening` is closed.
+
+        Raises:
+            StorageClosedError: it is closed already; `storage` has been given back.
+        """
+        with self._lock:
+            is_over = opening.closing or opening.error is not None
+            if not is_over:
+                opening.dependencies.append(storage)
+        if is_over:
+            storage.close()
+            raise StorageClosedError(f"the storage of provider {opening.revision.provider!r}")
 
     def wait(self, opening: Opening, lease: Lease) -> None:
         """Until somebody else has constructed `opening`; gives `lease` back on any failure.
@@ -230,8 +248,10 @@ class Openings:
         openings = [opening for opening in self._opened if not opening.closing]
         for opening in openings:
             self._mark_closing(opening)
-        for revision in (revision for revisions in self._revisions.values() for revision in revisions):
-            revision.superseded = True
+        for name, revisions in tuple(self._revisions.items()):
+            for revision in revisions:
+                revision.superseded = True
+            self.is_done(name)
         return openings
 
     def providers(self) -> tuple[str, ...]:
@@ -243,7 +263,9 @@ class Openings:
         try:
             if opening.backend is not None:
                 opening.backend.close()
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # whatever it is, the next storage has to be closed too
             _logger.exception("closing the storage of provider %r failed", opening.revision.provider)
         finally:
             self._close_dependencies(opening)
@@ -288,7 +310,8 @@ class Openings:
     def _close_dependencies(opening: Opening) -> None:
         for dependency in reversed(opening.dependencies):
             try:
-                dependency.close()
+                # Not `close()`: the lease has to be given back even if something still records there.
+                dependency.__exit__(None, None, None)
             except Exception:
                 _logger.exception(
                     "provider %r could not give back the storage of %r",
