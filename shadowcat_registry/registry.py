@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
@@ -23,6 +23,7 @@ from typing import Any, Final, cast
 
 from .backend import StorageProviderFactory, TapeStorageBackend
 from .errors import (
+    CreationFailedError,
     InitHookError,
     InstanceNotFoundError,
     InvalidConfigError,
@@ -32,6 +33,7 @@ from .errors import (
     ProviderNotFoundError,
     ProviderRetiringError,
     RegistryError,
+    RuntimeClosedError,
     StalePlanError,
 )
 from .leases import Lease, Opening, Revision, find_caller
@@ -180,7 +182,7 @@ class StorageProviderRegistry:
             return "unknown"
         opening = Opening(provider.live, shared=False)
         try:
-            check(self._config_of(provider), _Context(self, name, opening))
+            check(self._config_of(provider), _Context(self, provider, opening))
         except Exception as error:  # noqa: BLE001 - foreign code; whatever it raises is the answer
             return f"failing: {translate(error)}"
         finally:
@@ -210,7 +212,8 @@ class StorageProviderRegistry:
             InvalidConfigError: the config is refused.
             InitHookError: a hook refused it. Nothing is left behind.
         """
-        spec = ProviderSpec(name or factory.name, factory.name, dict(config or {}), display_name)
+        type_name = getattr(factory, "name", "")  # `stage` says what is missing
+        spec = ProviderSpec(name or type_name, type_name, dict(config or {}), display_name)
         if spec.name in self._snapshot:
             raise ProviderExistsError(spec.name)
         provider = self.stage(spec, factory, replaceable=replaceable, unchecked=config is None)
@@ -311,7 +314,7 @@ class StorageProviderRegistry:
         if config is None and declared.validated:
             complete: Callable[[], Config] = partial(deepcopy, dict(declared.spec.config))
         else:
-            complete = partial(self._complete, declared.spec, declared.factory, config or {})
+            complete = partial(self._complete, declared, config or {})
         self._construct(declared, opening, complete)
         return self._handle(declared, lease)
 
@@ -320,6 +323,7 @@ class StorageProviderRegistry:
 
         Raises:
             InstanceNotFoundError: there is none, or it is being closed.
+            ProviderRetiringError: its provider gives out no new lease.
             CreationFailedError, ConstructionTimeoutError: it was still being created.
         """
         acquired_at = find_caller()
@@ -327,6 +331,9 @@ class StorageProviderRegistry:
             opening = self._openings.find_instance(instance_id)
             if opening is None:
                 raise InstanceNotFoundError(instance_id)
+            declared = self._snapshot.get(opening.revision.provider)
+            if declared is not None and declared.state == "retiring":
+                raise ProviderRetiringError(declared.name, self._snapshot.default)
             lease = self._openings.add_lease(opening, acquired_at)
         self._openings.wait(opening, lease)
         return self._handle(None, lease)
@@ -340,15 +347,12 @@ class StorageProviderRegistry:
         with self._lock:
             held = [h for name in self._openings.providers() for h in self._openings.holders(name)]
             openings = self._openings.take_all()
-            if self._snapshot:
+            if self._snapshot or self._snapshot.default is not None:
                 self._snapshot = Snapshot({}, None, self._snapshot.generation + 1)
         for holder in held:
             _logger.warning("provider %r is closed under its holder %s", holder.provider, holder)
         for opening in reversed(openings):
             self._openings.close(opening)
-        with self._lock:
-            for name in self._openings.providers():
-                self._settle(name)
 
     # ------------------------------------------------------------------ for the reconciler
 
@@ -360,39 +364,45 @@ class StorageProviderRegistry:
         origin: Origin = "code",
         replaceable: bool = False,
         unchecked: bool = False,
+        base_directory: Path | None = None,
     ) -> Provider:
         """A checked provider that nobody sees yet: its own revision, nothing open.
 
         Raises:
             InvalidNameError, InvalidConfigError, TypeError: as `register`.
         """
+        metadata = describe(factory, spec, datetime.now(UTC))
         if not is_valid_name(spec.name):
             raise InvalidNameError(spec.name)
-        if origin == "code":  # a manifest's config is complete, and was checked where it can name the place
-            completed = self._complete_unchecked(spec, factory, {})
-            spec = replace(spec, config=completed)
-            if not unchecked:
-                self._check(spec.name, factory, completed)
-        return Provider(
+        provider = Provider(
             spec=spec,
-            metadata=describe(factory, spec, datetime.now(UTC)),
+            metadata=metadata,
             factory=factory,
             live=Revision(spec.name, 1),
             origin=origin,
             state="pending",
             replaceable=replaceable,
             validated=not unchecked,
+            base_directory=base_directory,
         )
+        if origin == "manifest":  # its config is complete, and was checked where one can name the place
+            return provider
+        config = self._complete_unchecked(provider, {})
+        if not unchecked:
+            self._check(spec.name, factory, config)
+        return replace(provider, spec=replace(spec, config=config))
 
     @contextmanager
     def staging(self, providers: Iterable[Provider]) -> Iterator[None]:
         """Within the block, in this thread and tasks that copy its context, these can be looked up and
         opened as if they were committed."""
-        token = _staged.set((*_staged.get(), (self, {provider.name: provider for provider in providers})))
+        staged = {provider.name: provider for provider in providers}
+        token = _staged.set((*_staged.get(), (self, staged)))
         try:
             yield
         finally:
             _staged.reset(token)
+            staged.clear()  # a context that was copied inside the block may outlive it
 
     def run_hooks(self, provider: Provider) -> None:
         """Ask every init hook about a staged provider.
@@ -419,14 +429,27 @@ class StorageProviderRegistry:
         self._ensure_open(provider, opening, lease, mine=mine)
         self._openings.release(lease)
 
-    def commit(self, changes: Iterable[Change], default: SetDefault | None = None) -> Committed:
+    def commit(
+        self,
+        changes: Iterable[Change],
+        default: SetDefault | None = None,
+        *,
+        cancelled: threading.Event | None = None,
+    ) -> Committed:
         """Make all of this visible in one swap, as one generation. Call `retire` with the result.
+
+        Once `cancelled` is set, nothing is committed: who sets it and calls `close()` then can be sure
+        that the registry stays empty.
 
         Raises:
             StalePlanError: one of the providers is not what the change expected. Nothing is changed.
+            RuntimeClosedError: it was cancelled. Nothing is changed.
         """
+        changes = tuple(changes)
         with self._lock:
-            return self._commit(tuple(changes), default)
+            if cancelled is not None and cancelled.is_set():
+                raise RuntimeClosedError
+            return self._commit(changes, default)
 
     def retire(self, committed: Committed) -> None:
         """Close what a commit left idle. A backend whose `close()` fails is logged."""
@@ -461,8 +484,8 @@ class StorageProviderRegistry:
 
     def _find(self, name: str) -> Provider:
         for registry, providers in reversed(_staged.get()):
-            if registry is self and name in providers:
-                return providers[name]
+            if registry is self and (provider := providers.get(name)) is not None:
+                return provider
         return self._snapshot[name]
 
     def _usable(self, name: str | None) -> Provider:
@@ -489,16 +512,17 @@ class StorageProviderRegistry:
 
     # ------------------------------------------------------------------ inside: configs
 
-    def _complete_unchecked(
-        self, spec: ProviderSpec, factory: StorageProviderFactory, over: Config
-    ) -> Config:
-        schema = factory.config_schema()
-        config = fill_defaults(schema, merge(spec.config, over))
-        return make_paths_absolute(schema, config, self._base_directory or Path.cwd())
+    def _base_directory_of(self, provider: Provider) -> Path:
+        return provider.base_directory or self._base_directory or Path.cwd()
 
-    def _complete(self, spec: ProviderSpec, factory: StorageProviderFactory, over: Config) -> Config:
-        config = self._complete_unchecked(spec, factory, over)
-        self._check(spec.name, factory, config)
+    def _complete_unchecked(self, provider: Provider, over: Config) -> Config:
+        schema = provider.factory.config_schema()
+        config = fill_defaults(schema, merge(provider.spec.config, over))
+        return make_paths_absolute(schema, config, self._base_directory_of(provider))
+
+    def _complete(self, provider: Provider, over: Config) -> Config:
+        config = self._complete_unchecked(provider, over)
+        self._check(provider.name, provider.factory, config)
         return config
 
     def _check(self, name: str, factory: StorageProviderFactory, config: Config) -> None:
@@ -516,7 +540,7 @@ class StorageProviderRegistry:
     def _config_of(self, provider: Provider) -> Config:
         if provider.validated:
             return deepcopy(dict(provider.spec.config))
-        return self._complete(provider.spec, provider.factory, {})
+        return self._complete(provider, {})
 
     # ------------------------------------------------------------------ inside: opening and closing
 
@@ -546,7 +570,7 @@ class StorageProviderRegistry:
 
     def _construct(self, provider: Provider, opening: Opening, config: Callable[[], Config]) -> None:
         def create() -> TapeStorageBackend:
-            return provider.factory.create(config(), _Context(self, provider.name, opening))
+            return provider.factory.create(config(), _Context(self, provider, opening))
 
         self._openings.construct(opening, create)
 
@@ -555,15 +579,21 @@ class StorageProviderRegistry:
         revision = opening.revision
         backend = cast(TapeStorageBackend, opening.backend)  # constructed: there is a lease
         declared = provider or self._snapshot.get(revision.provider)
-        return TapeStorage(
-            backend,
-            provider=revision.provider,
-            revision=revision.number,
-            instance_id=lease.instance_id,
-            capabilities=declared.metadata.capabilities if declared is not None else frozenset(),
-            release=partial(self._openings.release, lease),
-            is_superseded=partial(self._is_superseded, lease),
-        )
+        try:
+            return TapeStorage(
+                backend,
+                provider=revision.provider,
+                revision=revision.number,
+                instance_id=lease.instance_id,
+                capabilities=declared.metadata.capabilities if declared is not None else frozenset(),
+                release=partial(self._openings.release, lease),
+                is_superseded=partial(self._is_superseded, lease),
+            )
+        except BaseException as error:  # the backend is asked for its type
+            self._openings.release(lease)
+            if isinstance(error, Exception):
+                raise CreationFailedError(revision.provider, str(translate(error))) from error
+            raise
 
     def _is_superseded(self, lease: Lease) -> bool:
         revision = lease.opening.revision
@@ -591,9 +621,8 @@ class StorageProviderRegistry:
             except Exception:
                 _logger.exception("a listener failed when provider %r had left", name)
 
-    def _commit(self, changes: Iterable[Change], default: SetDefault | None) -> Committed:
+    def _commit(self, changes: Sequence[Change], default: SetDefault | None) -> Committed:
         """Under the lock: check, then build the next snapshot and swap it."""
-        changes = tuple(changes)
         for change in changes:
             if self._snapshot.get(change.name) is not change.expected:
                 raise StalePlanError(change.name)
@@ -629,14 +658,14 @@ class StorageProviderRegistry:
 class _Context:
     """What a factory is given: see `CreateContext`."""
 
-    def __init__(self, registry: StorageProviderRegistry, provider: str, opening: Opening) -> None:
-        self.provider = provider
-        self.base_directory = registry._base_directory or Path.cwd()  # noqa: SLF001 - its own registry
-        self.logger = logging.getLogger(f"{__package__}.providers.{provider}")
+    def __init__(self, registry: StorageProviderRegistry, provider: Provider, opening: Opening) -> None:
+        self.provider = provider.name
+        self.base_directory = registry._base_directory_of(provider)  # noqa: SLF001 - its own registry
+        self.logger = logging.getLogger(f"{__package__}.providers.{provider.name}")
         self._registry = registry
         self._opening = opening
 
     def open(self, name: str) -> TapeStorage:
         storage = self._registry.open_storage(name)
-        self._opening.dependencies.append(storage)
+        self._registry._openings.add_dependency(self._opening, storage)  # noqa: SLF001 - its own registry
         return storage

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar, final, overload
+from pathlib import Path
+from typing import Final, TypeVar, final, overload
 
 from .backend import StorageProviderFactory
 from .errors import ProviderNotFoundError
@@ -17,6 +18,7 @@ from .leases import Revision
 from .metadata import Origin, ProviderCapability, ProviderMetadata, ProviderSpec, ProviderStateName
 
 _T = TypeVar("_T")
+_REQUIRED: Final = [name for name in dir(StorageProviderFactory) if not name.startswith("_")]
 
 
 def describe(
@@ -25,8 +27,12 @@ def describe(
     """What `factory` says of itself, under the name and display name of `spec`.
 
     Raises:
-        TypeError: it is no factory: an attribute is missing or of the wrong kind.
+        TypeError: it is no factory: something is missing or of the wrong kind.
     """
+    if missing := [name for name in _REQUIRED if not hasattr(factory, name)]:
+        raise TypeError(
+            f"{type(factory).__qualname__} is no StorageProviderFactory: it has no {', '.join(missing)}"
+        )
     try:
         return ProviderMetadata(
             name=spec.name,
@@ -36,7 +42,7 @@ def describe(
             capabilities=frozenset(ProviderCapability(capability) for capability in factory.capabilities),
             registered_at=registered_at,
         )
-    except (AttributeError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise TypeError(f"{type(factory).__qualname__} is no StorageProviderFactory: {error}") from error
 
 
@@ -54,6 +60,8 @@ class Provider:
     """Registered as a built-in default: a declaration of that name takes its place."""
     validated: bool = True
     """Its config has passed its type's checks; one that was registered without a config has not."""
+    base_directory: Path | None = None
+    """What relative paths are relative to; None: whatever the registry says."""
 
     @property
     def name(self) -> str:
