@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .marks import Pointer, format_dotted
-from .metadata import ProviderSpec
+from .metadata import Config, ProviderSpec
 
 ActionKind = Literal["add", "update", "replace", "relabel", "remove", "default"]
 
@@ -67,8 +67,8 @@ def diff(old: State, new: State) -> Plan:
         before = old.providers.get(name)
         if before is None:
             actions.append(Action("add", name, new=spec))
-        elif before != spec:
-            actions.append(Action(_kind(before, spec), name, before, spec, tuple(_changed(before, spec))))
+        elif changed := tuple(_changed(before, spec)):
+            actions.append(Action(_kind(before, spec), name, before, spec, changed))
     gone = [spec for name, spec in old.providers.items() if name not in new.providers]
     actions += [Action("remove", spec.name, old=spec) for spec in reversed(gone)]
     if old.default != new.default:
@@ -89,10 +89,15 @@ def apply(plan: Plan, state: State) -> State:
     return State(providers, default)
 
 
+def is_same(old: Config, new: Config) -> bool:
+    """Whether two configs mean the same; unlike `==`, this tells `1` from `true` and from `1.0`."""
+    return next(_differences(old, new, ()), None) is None
+
+
 def _kind(old: ProviderSpec, new: ProviderSpec) -> ActionKind:
     if old.type != new.type:
         return "replace"
-    return "update" if old.config != new.config else "relabel"
+    return "relabel" if is_same(old.config, new.config) else "update"
 
 
 def _changed(old: ProviderSpec, new: ProviderSpec) -> Iterator[str]:
@@ -104,12 +109,14 @@ def _changed(old: ProviderSpec, new: ProviderSpec) -> Iterator[str]:
 
 
 def _differences(old: Any, new: Any, at: Pointer) -> Iterator[Pointer]:
-    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
-        if old != new:
-            yield at
-        return
-    for key in [*old, *(key for key in new if key not in old)]:
-        if key not in old or key not in new:
-            yield (*at, key)
-        else:
-            yield from _differences(old[key], new[key], (*at, key))
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(key for key in new if key not in old)]:
+            if key not in old or key not in new:
+                yield (*at, key)
+            else:
+                yield from _differences(old[key], new[key], (*at, key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(before, after, (*at, index))
+    elif type(old) is not type(new) or old != new:
+        yield at

@@ -7,6 +7,7 @@ nobody uses any more. The manifest owns the providers that came from it, and no 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,8 +24,8 @@ from .errors import (
 from .manifest import Manifest
 from .marks import Mark
 from .metadata import ProviderSpec
-from .plan import Action, Plan, State, diff
-from .registry import Change, SetDefault, StorageProviderRegistry
+from .plan import Action, Plan, State, diff, is_same
+from .registry import FALLBACK_DEFAULT, Change, SetDefault, StorageProviderRegistry
 from .snapshot import Provider, Snapshot
 
 _ATTEMPTS: Final = 5
@@ -60,12 +61,16 @@ def reconcile(
     *,
     applied_default: str | None,
     eager: bool = True,
+    cancelled: threading.Event | None = None,
 ) -> Report:
     """Bring the manifest's providers in `registry` to what `manifest` says.
 
     `applied_default` is the default of the manifest that was applied last: one that code has set since
     then holds until the manifest's own changes. Unless `eager`, nothing is opened before it is used, the
-    default neither.
+    default neither. Once `cancelled` is set, nothing is committed any more.
+
+    Raises:
+        RuntimeClosedError: it was cancelled. Nothing was changed.
     """
     for _ in range(_ATTEMPTS):
         snapshot = registry.snapshot()
@@ -78,7 +83,7 @@ def reconcile(
             if attempt.findings:
                 attempt.dispose()
                 return Report(snapshot.generation, plan, findings=tuple(attempt.findings))
-            committed = registry.commit(attempt.changes, attempt.default)
+            committed = registry.commit(attempt.changes, attempt.default, cancelled=cancelled)
         except StalePlanError as error:
             attempt.dispose()
             stale = error
@@ -152,9 +157,14 @@ class _Attempt:
                 if provider is not None and provider in self._staged and action.kind in ("add", "replace"):
                     hooked.append(provider)
         with self._registry.staging(self._staged):
-            for provider in hooked:
-                self._try(provider.name, partial(self._registry.run_hooks, provider))
+            refused = [
+                provider
+                for provider in hooked
+                if not self._try(provider.name, partial(self._registry.run_hooks, provider))
+            ]
             for provider in self._to_warm() if self._eager else ():
+                if provider in refused:
+                    continue
                 self._try(provider.name, partial(self._registry.warm, provider))
 
     def dispose(self) -> None:
@@ -173,13 +183,16 @@ class _Attempt:
 
         def stage() -> None:
             factory = self._catalog.factory(spec.type)
-            staged.append(self._registry.stage(spec, factory, origin="manifest"))
+            base_directory = self._manifest.path.parent
+            staged.append(
+                self._registry.stage(spec, factory, origin="manifest", base_directory=base_directory)
+            )
 
         if not self._try(spec.name, stage):
             return None
         provider = staged[0]
         same = existing is not None and existing.origin == "manifest" and existing.type == spec.type
-        if same and existing is not None and existing.spec.config == spec.config:
+        if same and existing is not None and is_same(existing.spec.config, spec.config):
             # Only labels differ, or it comes back before its last lease has gone: its storage stays open.
             provider = replace(existing, spec=spec, metadata=provider.metadata)
         else:
@@ -192,10 +205,8 @@ class _Attempt:
         by_name = {provider.name: provider for provider in self._staged}
         replaced = [p for p in self._staged if (old := self._snapshot.get(p.name)) and old.live.shared]
         default = self.default.name if self.default is not None else self._snapshot.default
-        if default is None:
-            return replaced
-        provider = by_name.get(default)
-        if provider is None and self.default is not None:
+        provider = by_name.get(default or FALLBACK_DEFAULT)
+        if provider is None and self.default is not None and default is not None:
             provider = self._snapshot.get(default)
         return replaced if provider is None or provider in replaced else [*replaced, provider]
 
