@@ -98,5 +98,7 @@ class Subscribers:
         for _, subscriber in self._entries:
             try:
                 subscriber(event)
-            except Exception:
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # one that calls `sys.exit()` does not end the thread that reloads
                 _logger.exception("a subscriber failed on %s of generation %d", event.event, event.generation)

@@ -34,7 +34,11 @@ RuntimeState = Literal["ok", "rejected", "degraded", "stopped"]
 Result = Literal["started", "committed", "unchanged", "rejected", "degraded"]
 
 _SECOND_LOOK_SECONDS: Final = 1.0
-"""How long an invalid file may still be in the making before it is reported."""
+"""How long a wrong file has to stay the same before it is reported: it may still be in the making."""
+_LONGEST_DOUBT_SECONDS: Final = 5.0
+"""A file that is wrong in ever new ways is reported after this."""
+_LOOK_AGAIN_SECONDS: Final = 0.1
+"""How often to look for a generation that code has made: nobody is told of those."""
 
 _logger = logging.getLogger(__name__)
 _event_logger = logging.getLogger(f"{__package__}.events")
@@ -110,7 +114,16 @@ class _Requests:
     """Somebody waits for a verdict: a wrong file is not looked at twice."""
     left: list[str] = field(default_factory=list)
     """Retiring providers that have gone since."""
-    stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A wrong file that may be in the making. Times are those of `monotonic()`."""
+
+    findings: tuple[Finding, ...]
+    until: float
+    """If it is the same by then, it is meant."""
+    at_most_until: float
 
 
 class Runtime:
@@ -143,11 +156,13 @@ class Runtime:
         # Guards the fields below and `_requests`; nothing foreign is called under it.
         self._changed = threading.Condition()
         self._requests = _Requests()
+        self._stopping = threading.Event()  # set under the condition, so that who waits there sees it
+        self._closer: threading.Thread | None = None
         self._state: RuntimeState = "stopped"
         self._manifest: Manifest | None = None
         self._findings: tuple[Finding, ...] = ()
         self._last_reload: Outcome | None = None
-        self._deferred: tuple[Finding, ...] | None = None  # only the worker's
+        self._doubt: _Doubt | None = None  # only the worker's
         self._cancel_retired: Callable[[], None] | None = None
         self._worker: threading.Thread | None = None
         self._watch: Watch | None = None
@@ -166,9 +181,12 @@ class Runtime:
 
         Raises:
             ManifestNotFoundError, ManifestError: the manifest cannot be applied, with all findings.
+            RuntimeClosedError: it was closed, before or meanwhile.
             RuntimeError: it was started before.
         """
         with self._changed:
+            if self._stopping.is_set():
+                raise RuntimeClosedError
             if self._worker is not None:
                 raise RuntimeError("this runtime was started already; make a new one")
             self._worker = threading.Thread(target=self._work, name="shadowcat-reload", daemon=True)
@@ -181,34 +199,46 @@ class Runtime:
             raise
         self._cancel_retired = self.registry.on_retired(self._left)
         with self._changed:
-            self._state = "ok"
-            self._record("started", began, report.generation, ())
+            is_closed = self._stopping.is_set()
+            if not is_closed:
+                self._state = "ok"
+                self._record("started", began, report.generation, ())
+        if is_closed:
+            self._cancel_retired()
+            raise RuntimeClosedError
         self._publish("started", report)
         try:
             self._worker.start()
             if self._watch is not None:
                 self._watch.start()
+                if self._stopping.is_set():  # a subscriber has closed it, before there was a watch to stop
+                    self._watch.stop()
         except RuntimeError:  # no thread to be had
             self.close()
             raise
 
     def close(self, timeout_seconds: float = 10.0) -> None:
-        """Stop following, close every storage, and say `stopped`, as the last event. Idempotent.
+        """Stop following, close every storage, and say `stopped`, as the last event.
 
-        Foreign code that is still running after `timeout_seconds` is named in the log and left alone.
-        May be called from a subscriber.
+        Foreign code that is still running after `timeout_seconds` is named in the log and left alone;
+        what it was reloading is not committed any more. May be called from a subscriber, a hook or a
+        factory. Idempotent: a second call waits for the first, unless that would wait for itself.
         """
+        current = threading.current_thread()
         with self._changed:
-            if self._requests.stopping:
+            if self._stopping.is_set():
+                if current not in (self._closer, self._worker):
+                    self._changed.wait_for(lambda: self._state == "stopped", timeout_seconds)
                 return
-            self._requests.stopping = True
+            self._stopping.set()
+            self._closer = current
             started = self._state != "stopped"
             self._changed.notify_all()
         deadline = monotonic() + timeout_seconds
         if self._watch is not None:
             self._watch.stop(timeout_seconds)
         worker = self._worker
-        if started and worker is not None and worker is not threading.current_thread():
+        if worker is not None and worker is not current and worker.is_alive():
             worker.join(max(0.0, deadline - monotonic()))
             if worker.is_alive():
                 _logger.warning("a reload still runs foreign code after %g s and is left", timeout_seconds)
@@ -239,7 +269,9 @@ class Runtime:
             TimeoutError: there is no outcome yet; the reload goes on.
             RuntimeError: called from a subscriber, a hook or a factory: it would wait for itself.
         """
-        if threading.current_thread() is self._worker:
+        worker = self._worker
+        is_starting = worker is not None and worker.ident is None and self._state != "stopped"
+        if is_starting or threading.current_thread() is worker:
             raise RuntimeError("reload() waits for the thread that it was called in; use request_reload()")
         ticket = self._ask(explicit=True)
         with self._changed:
@@ -271,13 +303,16 @@ class Runtime:
         return self._subscribers.add(subscriber)
 
     def wait_for(self, generation: int, timeout_seconds: float | None = None) -> bool:
-        """Wait until the registry has come to this generation; False: it has not, in this time."""
+        """Wait until the registry has come to this generation; False: it has not, in this time, or before
+        the runtime was closed."""
+        deadline = None if timeout_seconds is None else monotonic() + timeout_seconds
         with self._changed:
-            self._changed.wait_for(
-                lambda: self.registry.snapshot().generation >= generation or self._requests.stopping,
-                timeout_seconds,
-            )
-        return self.registry.snapshot().generation >= generation
+            while not (is_there := self.registry.snapshot().generation >= generation):
+                rest = _LOOK_AGAIN_SECONDS if deadline is None else deadline - monotonic()
+                if rest <= 0 or self._stopping.is_set():
+                    break
+                self._changed.wait(min(rest, _LOOK_AGAIN_SECONDS))
+        return is_there
 
     def status(self) -> Status:
         """Everything that an operator asks first; never waits for a reload."""
@@ -325,7 +360,7 @@ class Runtime:
 
     def _ask(self, *, explicit: bool) -> int:
         with self._changed:
-            if self._requests.stopping or self._state == "stopped" or self.path is None:
+            if self._stopping.is_set() or self._state == "stopped" or self.path is None:
                 raise RuntimeClosedError
             self._requests.asked += 1
             self._requests.explicit |= explicit
@@ -337,17 +372,21 @@ class Runtime:
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: requests.stopping or requests.left or requests.asked > requests.done
+                    lambda: self._stopping.is_set() or requests.left or requests.asked > requests.done
                 )
                 left, requests.left = requests.left, []
                 ticket, explicit = requests.asked, requests.explicit
-                due = ticket > requests.done and not requests.stopping
+                stopping = self._stopping.is_set()
+                due = ticket > requests.done and not stopping
                 requests.explicit = False
-                stopping = requests.stopping
-            if left:
-                self._publish("retired", None, removed=tuple(left))
+            try:
+                if left:
+                    self._publish("retired", None, removed=tuple(left))
+                if due:
+                    self._reload(explicit=explicit)
+            except BaseException:  # nothing that foreign code raises ends the worker
+                _logger.exception("following the manifest failed, and goes on")
             if due:
-                self._reload(explicit=explicit)
                 with self._changed:
                     requests.done = ticket
                     self._changed.notify_all()
@@ -368,11 +407,16 @@ class Runtime:
 
     def _reconcile(self, manifest: Manifest, applied_default: str | None) -> Report:
         return reconcile(
-            self.registry, self._catalog, manifest, applied_default=applied_default, eager=self._eager
+            self.registry,
+            self._catalog,
+            manifest,
+            applied_default=applied_default,
+            eager=self._eager,
+            cancelled=self._stopping,
         )
 
     def _reload(self, *, explicit: bool) -> None:
-        """One reload, from reading to events. Nothing that goes wrong in it ends the worker."""
+        """One reload, from reading to events."""
         began = monotonic()
         manifest: Manifest | None = None
         report: Report | None = None
@@ -391,19 +435,23 @@ class Runtime:
         except ManifestError as error:
             absent = any(finding.code == "SC103" for finding in error.findings)
             findings = error.findings
+        except RuntimeClosedError:  # meanwhile; nothing was changed
+            return
         except BaseException as error:
             _logger.exception("a reload failed")
             message = f"the reload failed with {type(error).__name__}, see the log; what runs is kept"
             findings = (Finding("SC901", message, Mark.at_start(str(path))),)
         generation = self.registry.snapshot().generation
-        if findings and not explicit and self._is_second_look_due(findings):
+        if findings and not explicit and self._is_in_the_making(findings):
             _logger.debug("the manifest %s is wrong, and may be in the making: a second look is due", path)
             return
-        self._deferred = None
+        self._doubt = None
         if findings or manifest is None or report is None:
             self._refuse("degraded" if absent else "rejected", began, generation, findings)
             return
         with self._changed:
+            if self._state == "stopped":
+                return
             recovered = self._state != "ok"
             self._state, self._findings, self._manifest = "ok", (), manifest
             self._record("committed" if report.plan else "unchanged", began, report.generation, ())
@@ -417,13 +465,17 @@ class Runtime:
             if finding not in running.warnings:
                 _logger.warning("%s", finding)
 
-    def _is_second_look_due(self, findings: tuple[Finding, ...]) -> bool:
-        """Whether these findings are new, and so may be those of a file in the making."""
-        with self._changed:
-            known = findings in (self._findings, self._deferred)
-        if known or self._watch is None:
+    def _is_in_the_making(self, findings: tuple[Finding, ...]) -> bool:
+        """Whether a wrong file is to be looked at again before it is reported."""
+        if self._watch is None or findings == self._findings:
             return False
-        self._deferred = findings
+        now, doubt = monotonic(), self._doubt
+        if doubt is not None and doubt.findings == findings:
+            return now < doubt.until  # this look was not the second one, that is still to come
+        at_most_until = now + _LONGEST_DOUBT_SECONDS if doubt is None else doubt.at_most_until
+        if now >= at_most_until:
+            return False
+        self._doubt = _Doubt(findings, now + _SECOND_LOOK_SECONDS, at_most_until)
         self._watch.poke(_SECOND_LOOK_SECONDS)
         return True
 
@@ -435,6 +487,8 @@ class Runtime:
         findings: tuple[Finding, ...],
     ) -> None:
         with self._changed:
+            if self._state == "stopped":
+                return
             said = self._state == state and self._findings == findings
             self._state, self._findings = state, findings
             self._record(state, began, generation, findings)

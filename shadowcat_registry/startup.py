@@ -11,8 +11,9 @@ from typing import Final
 
 from .catalog import BUILTIN_TYPES, Catalog
 from .errors import AlreadyInitializedError
-from .registry import FALLBACK_DEFAULT, StorageProviderRegistry
+from .registry import FALLBACK_DEFAULT, Change, SetDefault, StorageProviderRegistry
 from .runtime import Runtime
+from .snapshot import Snapshot
 from .watch import WatchMode
 
 MANIFEST_VARIABLE: Final = "SHADOWCAT_REGISTRY"
@@ -59,17 +60,17 @@ def open_registry(
 
 
 def register_builtin_providers(registry: StorageProviderRegistry = STORAGE_REGISTRY) -> None:
-    """Register a provider for each built-in type, with its default config, and `filesystem` as the default.
+    """Register a provider for each built-in type, with its default config, where its name is free, and make
+    `filesystem` the default unless there is one.
 
     A manifest that declares a provider of one of these names takes its place.
-
-    Raises:
-        ProviderExistsError: one is registered already.
     """
     catalog = Catalog()
     for type_name in BUILTIN_TYPES:
-        registry.register(catalog.factory(type_name), replaceable=True)
-    registry.set_default(FALLBACK_DEFAULT)
+        if type_name not in registry:
+            registry.register(catalog.factory(type_name), replaceable=True)
+    if registry.snapshot().default is None:
+        registry.set_default(FALLBACK_DEFAULT)
 
 
 def initialize_storage(path: str | os.PathLike[str] | None = None) -> Runtime:
@@ -87,7 +88,7 @@ def initialize_storage(path: str | os.PathLike[str] | None = None) -> Runtime:
     global _running
     with _initializing:
         manifest: Path | None = Path(os.path.abspath(find_manifest(path)))  # noqa: PTH100 - keeps links
-        named = path is not None or MANIFEST_VARIABLE in os.environ
+        named = path or os.environ.get(MANIFEST_VARIABLE)
         if manifest is not None and not named and not manifest.exists():
             manifest = None
         if _running is not None and _running.status().state != "stopped":
@@ -95,14 +96,23 @@ def initialize_storage(path: str | os.PathLike[str] | None = None) -> Runtime:
                 return _running
             builtin = "the built-in default"
             raise AlreadyInitializedError(str(_running.path or builtin), str(manifest or builtin))
-        register_builtin_providers(STORAGE_REGISTRY)
-        runtime = Runtime(manifest, registry=STORAGE_REGISTRY)
+        before = STORAGE_REGISTRY.snapshot()
         try:
+            register_builtin_providers(STORAGE_REGISTRY)
+            runtime = Runtime(manifest, registry=STORAGE_REGISTRY)
             runtime.start()
         except BaseException:
-            STORAGE_REGISTRY.close()
+            _take_builtins_back(before)
             raise
         if manifest is None:
             _logger.info("no %s: tapes go to ./tapes, by the built-in default", MANIFEST_NAME)
         _running = runtime
         return runtime
+
+
+def _take_builtins_back(before: Snapshot) -> None:
+    """Leave `STORAGE_REGISTRY` to what code has registered there."""
+    now = STORAGE_REGISTRY.snapshot()
+    added = [now[name] for name in BUILTIN_TYPES if name in now and name not in before]
+    changes = [Change(provider.name, provider, None) for provider in added if provider.replaceable]
+    STORAGE_REGISTRY.retire(STORAGE_REGISTRY.commit(changes, SetDefault(before.default)))
