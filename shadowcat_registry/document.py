@@ -67,6 +67,9 @@ class Document:
         self._after: dict[int, int] = {}
         self._targets: dict[int, int] = {}
         """Node of an alias → node that it stands for."""
+        self._places: dict[int, dict[str | int, tuple[int | None, int]]] = {}
+        """Collections that were looked into: their keys and the nodes of key and value."""
+        self._marks: dict[tuple[int, int], Mark] = {}
         self._seen = (0, 1)
         """The last character whose line was asked for, and that line."""
 
@@ -89,11 +92,7 @@ class Document:
         container = self.value
         for part in pointer:
             container = container[part]
-        value = self._find(pointer)[1]
-        return {
-            name: self._mark(*self._span(key))
-            for name, (key, _) in zip(container, self._children(value, keyed=True), strict=False)
-        }
+        return {name: self.key_mark((*pointer, name)) for name in container}
 
     def span(self, pointer: Pointer) -> tuple[int, int]:
         """The characters of `text` that the value takes."""
@@ -108,17 +107,19 @@ class Document:
     def _find(self, pointer: Pointer) -> tuple[int | None, int]:
         """The nodes of the key and the value of the deepest part of `pointer` that exists."""
         key: int | None = None
-        node, value = 0, self.value
+        node = 0
+        value: Any = self.value
         for part in pointer:
-            if isinstance(value, dict) and part in value:
-                position = list(value).index(part)
-            elif isinstance(value, list) and isinstance(part, int) and 0 <= part < len(value):
-                position = part
-            else:
+            if not isinstance(value, dict | list):
                 break
-            keyed = isinstance(value, dict)
-            found = next(child for i, child in enumerate(self._children(node, keyed=keyed)) if i == position)
-            key, node = found
+            places = self._places.get(node)
+            if places is None:
+                children = self._children(node, keyed=isinstance(value, dict))
+                names = value if isinstance(value, dict) else range(len(value))
+                places = self._places[node] = dict(zip(names, children, strict=False))
+            if part not in places:
+                break
+            key, node = places[part]
             node = self._targets.get(node, node)
             value = value[part]
         return key, node
@@ -139,9 +140,10 @@ class Document:
         return self._starts[node], self._ends[node]
 
     def _mark(self, start: int, end: int) -> Mark:
-        line, column = self._place(start)
-        end_line, end_column = self._place(end)
-        return Mark(self.source, line, column, end_line, end_column)
+        mark = self._marks.get((start, end))
+        if mark is None:
+            mark = self._marks[start, end] = Mark(self.source, *self._place(start), *self._place(end))
+        return mark
 
     def _place(self, index: int) -> tuple[int, int]:
         """Line and column of a character. Lines are counted on from the last place that was asked for:

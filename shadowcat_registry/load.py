@@ -36,6 +36,7 @@ from .schema import (
     check_schema,
     fill_defaults,
     make_paths_absolute,
+    mentions,
     merge,
     problems,
     secret_pointers,
@@ -123,6 +124,8 @@ class _Type:
     factory: StorageProviderFactory
     schema: Mapping[str, Any] | None
     is_broken: bool = False
+    has_paths: bool = False
+    has_secrets: bool = False
 
 
 class _Builder:
@@ -216,6 +219,7 @@ class _Builder:
             if name not in self.catalog:
                 self.add_unknown_type("SC304", name, pointer, on_key=True)
             elif name not in used:
+                self.look_up(name, pointer, on_key=True)  # the digest has to know what is secret in it
                 message = f"no provider is of type `{name}`"
                 self.add("SC305", message, pointer, "remove it", on_key=True, severity="warning")
 
@@ -237,6 +241,10 @@ class _Builder:
         if name not in self.catalog:
             self.add_unknown_type("SC302", name, (*pointer, "type"))
             return None
+        return self.look_up(name, (*pointer, "type"))
+
+    def look_up(self, name: str, pointer: Pointer, *, on_key: bool = False) -> _Type:
+        """A type that exists, its schema checked."""
         found = self.types.get(name)
         if found is None:
             factory = self.catalog.factory(name)
@@ -244,8 +252,15 @@ class _Builder:
             wrong = () if schema is None else check_schema(schema)
             if wrong:
                 message = f"the schema of the type `{name}` is broken: {'; '.join(wrong[:3])}"
-                self.add("SC501", message, (*pointer, "type"), "this is a fault of whoever wrote the type")
-            found = self.types[name] = _Type(factory, None if wrong else schema, bool(wrong))
+                hint = "this is a fault of whoever wrote the type"
+                self.add("SC501", message, pointer, hint, on_key=on_key)
+            found = self.types[name] = _Type(
+                factory,
+                None if wrong else schema,
+                bool(wrong),
+                has_paths=not wrong and mentions(schema, "x-path"),
+                has_secrets=not wrong and mentions(schema, "x-secret"),
+            )
         return found
 
     def provider(self, name: str, entry: Any) -> ProviderSpec | None:
@@ -260,16 +275,19 @@ class _Builder:
         schema, base_directory = type_.schema, self.path.parent
         beneath = self.default_configs.get(entry["type"], {})
         merged = merge(beneath if isinstance(beneath, dict) else {}, own)
-        types = types_at(schema, merged)
         resolved = resolve(
             merged,
             environ=self.environ,
             base_directory=base_directory,
-            types_at=lambda place: types.get(place, frozenset()),
+            types_at=lambda place: types_at(schema, merged).get(place, frozenset()),
         )
         self.files.extend(resolved.files)
-        config = make_paths_absolute(schema, fill_defaults(schema, resolved.config), base_directory)
-        secrets = secret_pointers(schema, config) | resolved.secrets
+        config = fill_defaults(schema, resolved.config)
+        secrets = resolved.secrets
+        if type_.has_paths:
+            config = make_paths_absolute(schema, config, base_directory)
+        if type_.has_secrets:
+            secrets |= secret_pointers(schema, config)
         found = list(resolved.problems)
         for problem in problems(schema, config):
             if any(
@@ -299,8 +317,11 @@ class _Builder:
         layers += [(entry["type"], ("providers", name, "config")) for name, entry in self.declared.items()]
         spans: list[tuple[int, int]] = []
         for type_name, pointer in layers:
-            layer = _at(self.root, pointer) if _exists(self.root, pointer) else {}
-            for place in secret_pointers(self.catalog.factory(type_name).config_schema(), layer):
+            type_ = self.types.get(type_name)
+            if type_ is None or not type_.has_secrets or not _exists(self.root, pointer):
+                continue
+            layer = _at(self.root, pointer)
+            for place in secret_pointers(type_.schema, layer):
                 value = _at(layer, place)
                 if not (isinstance(value, str) and _only_a_reference.fullmatch(value)):
                     spans.append(self.document.span((*pointer, *place)))

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 Schema = Mapping[str, Any]
 _Part = Schema | bool
 
-_MAX_VALIDATORS: Final = 256
-_MAX_REFS: Final = 32
+_MAX_KEPT: Final = 256
 
-# Guards the dict of compiled validators; nothing is compiled or called under it. A validator itself is
-# never changed once it is built, so threads share it.
+# Guards the two dicts; nothing is compiled or called under it. A validator itself is never changed once
+# it is built, so threads share it. Both are keyed by the digest of a schema.
 _lock = threading.Lock()
 _validators: dict[bytes, Validator] = {}
+_checked: dict[bytes, tuple[str, ...]] = {}
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -103,6 +103,11 @@ def secret_pointers(schema: Schema | None, config: Mapping[str, Any]) -> frozens
             if any(part.get("x-secret") is True for part in parts):
                 found.add(pointer)
     return frozenset(found)
+
+
+def mentions(schema: Schema | None, keyword: str) -> bool:
+    """Whether `keyword` is anywhere in a schema: where not, there is nothing to look for in the data."""
+    return schema is not None and any(keyword in part for _, part in _subschemas(schema))
 
 
 def types_at(schema: Schema | None, config: Mapping[str, Any]) -> dict[Pointer, frozenset[str]]:
@@ -264,15 +269,33 @@ def check_schema(schema: object) -> tuple[str, ...]:
     if not isinstance(schema, Mapping):
         return ("it is not a mapping",)
     try:
-        json.dumps(schema, allow_nan=False)
+        digest = _digest(schema)
+    except (TypeError, ValueError, RecursionError):
+        return ("it is not JSON",)
+    wrong = _checked.get(digest)
+    if wrong is None:
+        wrong = tuple(_faults(schema))
+        with _lock:
+            if len(_checked) >= _MAX_KEPT:
+                _checked.clear()
+            _checked[digest] = wrong
+    return wrong
+
+
+def _digest(schema: Schema) -> bytes:
+    return sha256(json.dumps(schema, sort_keys=True, allow_nan=False).encode()).digest()
+
+
+def _faults(schema: Schema) -> list[str]:
+    try:
         wrong = [
             f"{'/'.join(map(str, error.absolute_path)) or 'the schema'}: breaks the rule `{error.validator}`"
             for error in _class()(_class().META_SCHEMA).iter_errors(schema)
         ]
-    except (TypeError, ValueError, RecursionError):
-        return ("it is not JSON",)
+    except RecursionError:
+        return ["it is nested too deeply"]
     if wrong:
-        return tuple(wrong)
+        return wrong
     for pointer, part in _subschemas(schema):
         place = "/".join(map(str, pointer)) or "the schema"
         for keyword, value in part.items():
@@ -295,7 +318,7 @@ def check_schema(schema: object) -> tuple[str, ...]:
                 re.compile(pattern or "")
             except re.error:
                 wrong.append(f"{place}: a pattern is not a regular expression")
-    return tuple(wrong)
+    return wrong
 
 
 def problems(schema: Schema | None, config: Any) -> tuple[Problem, ...]:
@@ -340,13 +363,13 @@ def _at_the_very_end(pattern: str) -> str:
 def _validator(schema: Schema) -> Validator:
     import referencing
 
-    digest = sha256(json.dumps(schema, sort_keys=True).encode()).digest()
+    digest = _digest(schema)
     validator = _validators.get(digest)
     if validator is None:
         # An empty registry of our own: without it, a `$ref` to http:// is fetched and file:// is read.
         made: Validator = _class()(_without_false(schema), registry=referencing.Registry())
         with _lock:
-            if len(_validators) >= _MAX_VALIDATORS:
+            if len(_validators) >= _MAX_KEPT:
                 _validators.clear()
             validator = _validators.setdefault(digest, made)
     return validator

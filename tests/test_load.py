@@ -313,6 +313,13 @@ class TestFactories:
 
 
 class TestRobustness:
+    def test_the_work_does_not_grow_with_the_square_of_what_is_wrong(self) -> None:
+        # Each of 4,000 providers is wrong in two places, far apart. With a search from the start of the
+        # file for each, this takes minutes; pytest-timeout ends it.
+        text = "version: 1\ndefaults: {config: {memory: {max_tapes: 0}}}\nproviders:\n"
+        text += "".join(f"  p{i}: {{type: memory, config: {{max_bytes: {i % 9}}}}}\n" for i in range(4_000))
+        assert len(lines(text)) == MAX_FINDINGS + 1
+
     def test_any_shape_of_manifest_gives_a_manifest_or_findings(self) -> None:
         chance = random.Random(20261122)
         atoms = [
@@ -468,6 +475,10 @@ class TestDigest:
         assert digest("one") == digest("'two'")
         assert digest('"${env:A}"') != digest('"${env:B}"')
         assert digest('"${env:N:-one}"') == digest('"${env:N:-two}"')  # the default is a literal
+
+    def test_a_secret_in_defaults_that_nobody_uses_does_not_count(self) -> None:
+        text = "version: 1\ndefaults: {config: {vault: {token: X}}}\nproviders: {a: {type: memory}}"
+        assert parse(text).digest == parse(text.replace("X", "Y")).digest
 
     def test_secrets_in_defaults_lists_and_anchors_do_not_count(self) -> None:
         def digest(secret: str) -> str:
