@@ -1,7 +1,7 @@
 """Appending frames to a file: ours beside the bare calls that it cannot beat, in one run.
 
-`python benchmarks/append.py` prints ratios to one `os.write` per line of the same bytes, and how much
-memory grows while few and many frames are recorded. Absolute times depend on the machine.
+Prints ratios to one `os.write` per line of the same bytes, and how much memory grows while few and many
+frames are recorded. Absolute times depend on the machine.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import tempfile
 import time
 import tracemalloc
@@ -17,13 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shadowcat_registry.providers.filesystem import FilesystemBackend
+from shadowcat_registry.storage import TapeStorage
+from shadowcat_registry.tape import Direction
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from shadowcat_registry.providers.filesystem import FilesystemBackend  # noqa: E402  (a checkout will do)
-from shadowcat_registry.storage import TapeStorage  # noqa: E402
-from shadowcat_registry.tape import Direction  # noqa: E402
-
 ROUNDS = 7
 BATCH = 64
 FRAMES = 11_209
@@ -131,7 +128,3 @@ def main() -> None:
         print(f"{name:34}{len(frames) / seconds:>12,.0f}{bare / seconds:>8.2f}")
     few, many = peak_growth_bytes(frames[:1000]), peak_growth_bytes(frames)
     print(f"peak memory while recording: 1,000 frames {few:,} bytes, {len(frames):,} frames {many:,} bytes")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,25 @@
+"""Runs the benchmarks that are named, or all."""
+
+from __future__ import annotations
+
+import sys
+
+from . import append, imports, lookups
+
+BENCHMARKS = {"append": append.main, "imports": imports.main, "lookups": lookups.main}
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"no benchmark {unknown[0]!r}; there is: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    for name in names or BENCHMARKS:
+        print(f"== {name}")
+        BENCHMARKS[name]()
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
