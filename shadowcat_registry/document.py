@@ -110,12 +110,13 @@ class Document:
         node = 0
         value: Any = self.value
         for part in pointer:
-            if not isinstance(value, dict | list):
+            keyed = isinstance(value, dict)
+            if not (keyed or isinstance(value, list)):
                 break
             places = self._places.get(node)
             if places is None:
-                children = self._children(node, keyed=isinstance(value, dict))
-                names = value if isinstance(value, dict) else range(len(value))
+                children = self._children(node, keyed=keyed)
+                names = value if keyed else range(len(value))
                 places = self._places[node] = dict(zip(names, children, strict=False))
             if part not in places:
                 break

@@ -328,6 +328,11 @@ class TestMarks:
         document = parse_document(self.TEXT, "m")
         assert document.key_marks(("a",)) == {key: document.key_mark(("a", key)) for key in "bcd"}
 
+    def test_a_place_inside_of_a_line_end_is_on_the_line_before_it(self) -> None:
+        document = parse_document(b"a: 1\r\nb: 2\r\n", "m")
+        assert document.mark_at(5, 6) == Mark("m", 1, 5, 2, 1)
+        assert document.mark_at(11, 12) == Mark("m", 2, 5, 3, 1)
+
     def test_places_may_be_asked_for_in_any_order(self) -> None:
         text = "".join(f"k{i}: v\r\n" for i in range(200)).encode()
         document = parse_document(text, "m")

@@ -534,6 +534,15 @@ providers:
         shown += [repr(spec) for spec in manifest.providers.values()]
         assert CANARY not in "".join(shown)
 
+    def test_the_frames_of_a_refusal_hold_none(self) -> None:
+        data = f"version: 1\nproviders: {{v: {{type: vault, config: {{token: {CANARY}, x: 1}}}}}}".encode()
+        with pytest.raises(ManifestError) as caught:
+            parse_manifest(data, PATH, Catalog([VaultFactory()]), {"E": CANARY})
+        report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        ours = [frame for frame in report.stack if Path(frame.filename).name != Path(__file__).name]
+        assert ours
+        assert all(CANARY not in str(frame.locals) for frame in ours)
+
     def test_neither_a_manifest_nor_a_spec_is_pickled(self, tmp_path: Path) -> None:
         manifest = self.load(tmp_path, self.GOOD)
         for value in (manifest, manifest.providers["v"]):
