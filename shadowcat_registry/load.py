@@ -58,8 +58,6 @@ def load_manifest(path: Path, catalog: Catalog, *, environ: Mapping[str, str] | 
         data = read_regular_file(path, MAX_BYTES)
     except FileNotFoundError:
         raise ManifestNotFoundError(str(path)) from None
-    except IsADirectoryError:
-        raise ManifestNotFoundError(str(path), "it is a directory") from None
     except OSError as error:
         raise ManifestNotFoundError(str(path), describe(error)) from None
     except ValueError:
