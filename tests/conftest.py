@@ -1,0 +1,48 @@
+"""What holds for every test: whoever starts a thread or opens a file, ends and closes it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Deterministic, and without a verdict about how fast this machine is.
+settings.register_profile("everyday", deadline=None, derandomize=True, database=None)
+settings.load_profile("everyday")
+
+_GRACE_SECONDS = 2.0
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+def _open_files() -> dict[str, str]:
+    """Descriptor → what it is open on; empty where the platform does not tell."""
+    found: dict[str, str] = {}
+    if sys.platform == "linux":
+        for descriptor in os.listdir(_DESCRIPTORS):  # noqa: PTH208 - this runs twice in every test
+            with suppress(OSError):  # the one that lists the directory
+                found[descriptor] = os.readlink(_DESCRIPTORS / descriptor)  # noqa: PTH115 - dito
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_leaked() -> Iterator[None]:
+    """Fails a test that leaves a thread or a file descriptor behind."""
+    threads, files = set(threading.enumerate()), _open_files()
+    yield
+    started = [thread for thread in threading.enumerate() if thread not in threads]
+    for thread in started:
+        thread.join(_GRACE_SECONDS)
+    alive = [thread.name for thread in started if thread.is_alive()]
+    assert not alive, f"threads left running: {alive}"
+    opened = {item for item in _open_files().items() if item not in files.items()}
+    if opened:  # perhaps only garbage that has not been collected yet
+        gc.collect()
+        opened &= set(_open_files().items())
+    assert not opened, f"files left open: {sorted(target for _, target in opened)}"
