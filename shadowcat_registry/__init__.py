@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         AlreadyInitializedError,
         ConstructionTimeoutError,
         CreationFailedError,
+        DefaultNotSetError,
         DependencyCycleError,
         Finding,
         InitHookError,
@@ -84,9 +85,9 @@ _HOMES = {
     ),
     "catalog": "Catalog",
     "errors": (
-        "AlreadyInitializedError ConstructionTimeoutError CreationFailedError DependencyCycleError "
-        "Finding InitHookError InstanceExistsError InstanceNotFoundError InvalidConfigError "
-        "InvalidMessageError InvalidMetadataError InvalidNameError InvalidTapeError "
+        "AlreadyInitializedError ConstructionTimeoutError CreationFailedError DefaultNotSetError "
+        "DependencyCycleError Finding InitHookError InstanceExistsError InstanceNotFoundError "
+        "InvalidConfigError InvalidMessageError InvalidMetadataError InvalidNameError InvalidTapeError "
         "InvalidTapeIdError ManifestError ManifestNotFoundError MetadataConflictError "
         "ProviderExistsError ProviderInUseError ProviderNotFoundError ProviderRetiringError "
         "RecorderOpenError RegistryError RuntimeClosedError StalePlanError StorageClosedError "
@@ -116,6 +117,7 @@ __all__ = [
     "ConstructionTimeoutError",
     "CreateContext",
     "CreationFailedError",
+    "DefaultNotSetError",
     "DependencyCycleError",
     "Direction",
     "Event",

@@ -7,6 +7,7 @@
     ├── InvalidConfigError         (ValueError)    a provider's config is refused
     ├── ProviderExistsError        (ValueError)    the name is taken
     ├── ProviderNotFoundError      (LookupError)   no such provider; says what there is
+    ├── DefaultNotSetError         (LookupError)   nobody has set a default; says what there is
     ├── UnknownTypeError           (LookupError)   no such provider type; says what there is
     ├── ProviderInUseError         (RuntimeError)  leases are open; says how many and whose
     ├── ProviderRetiringError      (RuntimeError)  removed, waits for its last lease, gives out no new one
@@ -182,6 +183,18 @@ class ProviderNotFoundError(RegistryError, LookupError):
 
     def __str__(self) -> str:
         return _unknown("provider", self.name, self.known)
+
+
+class DefaultNotSetError(RegistryError, LookupError):
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self.known = tuple(known)
+        super().__init__(self.known)
+
+    def __str__(self) -> str:
+        return (
+            f"no default provider is set (there is: {_listing(self.known)}); "
+            "name one, or set `defaults.provider` in the manifest"
+        )
 
 
 class UnknownTypeError(RegistryError, LookupError):

@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 from .backend import StorageProviderFactory, TapeStorageBackend
 from .errors import (
     CreationFailedError,
+    DefaultNotSetError,
     InitHookError,
     InstanceNotFoundError,
     InvalidConfigError,
@@ -287,6 +288,7 @@ class StorageProviderRegistry:
         """`open_storage` of the default provider, which is looked up at each call.
 
         Raises:
+            DefaultNotSetError: nobody has set one, and there is no provider `filesystem` to fall back to.
             ProviderNotFoundError: the default is not registered; and as `open_storage`.
         """
         return self._open_shared(None)
@@ -492,6 +494,8 @@ class StorageProviderRegistry:
         """Under the lock: the provider to lease from; None: the default."""
         if name is None:
             name = self._snapshot.default or FALLBACK_DEFAULT
+            if self._snapshot.default is None and name not in self._snapshot:
+                raise DefaultNotSetError(tuple(self._snapshot))
         provider = self._find(name)
         if provider.state == "retiring":
             raise ProviderRetiringError(name, self._snapshot.default)

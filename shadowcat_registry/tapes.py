@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final, Literal, Self
 from .errors import StorageError, TapeExistsError
 from .marks import Mark
 from .storage import TapeRecorder, TapeStorage, translated
-from .tape import TapeCounters, load_metadata, make_metadata, parse_init_line
+from .tape import Metadata, TapeCounters, load_metadata, make_metadata, parse_init_line
 
 _logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def import_tape(storage: TapeStorage, path: str | PathLike[str]) -> ImportResult
     with _TapeFile(Path(path)) as source:
         metadata = source.metadata()
         # Until the last line is in, the tape says `recording`: so the next import knows a killed one.
-        unfinished = {**(source.made_metadata() if metadata is None else metadata), "status": "recording"}
+        unfinished = _unfinished(source.made_metadata() if metadata is None else metadata)
         try:
             recorder = storage.adopt(source.init_line, unfinished)
         except TapeExistsError:
@@ -73,6 +73,11 @@ def import_tape(storage: TapeStorage, path: str | PathLike[str]) -> ImportResult
         return source.result("imported")
 
 
+def _unfinished(metadata: Metadata) -> dict[str, Any]:
+    """What stands there until the last line is in: nothing that is not true yet."""
+    return {**metadata, "status": "recording", "stats": {}}
+
+
 def _import_again(storage: TapeStorage, source: _TapeFile, metadata: dict[str, Any] | None) -> ImportResult:
     """The id is taken: by the same tape, by the beginning of it, or by another one."""
     stored_count = _matching_lines(storage, source)
@@ -83,7 +88,7 @@ def _import_again(storage: TapeStorage, source: _TapeFile, metadata: dict[str, A
     if metadata is None:
         same, unfinished = stored.get("status") != "recording", stored.get("status") == "recording"
     else:
-        same, unfinished = stored == metadata, stored == {**metadata, "status": "recording"}
+        same, unfinished = stored == metadata, stored == _unfinished(metadata)
     if complete and same:
         return source.result("identical")
     if not unfinished:

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from shadowcat_registry.errors import (
     ConstructionTimeoutError,
     CreationFailedError,
+    DefaultNotSetError,
     DependencyCycleError,
     InitHookError,
     InstanceExistsError,
@@ -632,9 +633,10 @@ class TestDependencies:
 
 class TestDefault:
     def test_is_the_filesystem_while_nobody_has_set_one(self, registry: StorageProviderRegistry) -> None:
-        with pytest.raises(ProviderNotFoundError) as caught:
+        registry.register(Factory("other"))
+        with pytest.raises(DefaultNotSetError) as caught:
             registry.get_default_storage()
-        assert caught.value == ProviderNotFoundError("filesystem")
+        assert caught.value == DefaultNotSetError(("other",))
         registry.register(Factory("filesystem"))
         assert registry.get_provider_info("filesystem").is_default
         with registry.get_default_storage() as storage:

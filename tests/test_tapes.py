@@ -4,7 +4,7 @@ import errno
 import io
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def half_import(storage: TapeStorage, tape: Path, line_count: int) -> None:
     lines = tape.read_bytes().splitlines(keepends=True)
     beside = tape.with_name("tape.meta.json")
     meta = json.loads(beside.read_bytes()) if beside.exists() else {"tape_id": TAPE_ID}
-    recorder = storage.adopt(lines[0], {**meta, "status": "recording"})
+    recorder = storage.adopt(lines[0], {**meta, "status": "recording", "stats": {}})
     recorder.append_lines(lines[1:line_count])
     recorder.detach()
 
@@ -144,10 +144,28 @@ class TestAnIdThatIsThere:
         assert storage.get_meta(TAPE_ID)[0]["status"] == "finalized"
         assert import_tape(storage, tape).outcome == "identical"
 
+    def test_half_an_import_claims_no_frames(
+        self, storage: TapeStorage, tape: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[tuple[object, object]] = []
+        append_lines = TapeRecorder.append_lines
+
+        def look(self: TapeRecorder, lines: Iterable[bytes]) -> int:
+            meta, _ = storage.get_meta(TAPE_ID)
+            seen.append((meta["status"], meta["stats"]))
+            return append_lines(self, lines)
+
+        monkeypatch.setattr(TapeRecorder, "append_lines", look)
+        assert import_tape(storage, tape).outcome == "imported"
+        assert set(map(repr, seen)) == {repr(("recording", {}))}
+
     def test_one_that_is_being_imported_is_busy(self, storage: TapeStorage, tape: Path) -> None:
         meta = json.loads(tape.with_name("tape.meta.json").read_bytes())
         init_line = tape.read_bytes().splitlines(keepends=True)[0]
-        with storage.adopt(init_line, {**meta, "status": "recording"}), pytest.raises(TapeBusyError):
+        with (
+            storage.adopt(init_line, {**meta, "status": "recording", "stats": {}}),
+            pytest.raises(TapeBusyError),
+        ):
             import_tape(storage, tape)
 
     def test_what_another_import_completed_meanwhile_is_not_added_twice(

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from time import monotonic
 from types import FrameType
 from typing import Final
 
@@ -20,6 +21,8 @@ from .output import printable, say, say_json
 _RELOAD: Final = getattr(signal, "SIGHUP", None)  # Windows has none
 # There, waiting for a queue cannot be interrupted by Ctrl-C: look up now and then.
 _LOOK_UP_SECONDS: Final = 0.5 if sys.platform == "win32" else None
+_INSISTING_SECONDS: Final = 1.0
+"""A second Ctrl-C after this ends what does not want to end."""
 
 
 @click.command()
@@ -36,12 +39,17 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
     # These lines say what the events say.
     logging.getLogger("shadowcat_registry.events").setLevel(logging.CRITICAL)
     todo: SimpleQueue[int | None] = SimpleQueue()  # its put() may be called from a signal handler
-    started = False
     exit_code = 0
+    ending_since: float | None = None
 
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module's signature
-        if not started and number != _RELOAD:
-            raise KeyboardInterrupt
+        nonlocal ending_since
+        if number != _RELOAD:
+            # Raising here may break whatever is running, so once is only noted, also during the start. A
+            # supervisor and a terminal may both tell us at once; a person who insists does so later.
+            if ending_since is not None and monotonic() - ending_since > _INSISTING_SECONDS:
+                raise KeyboardInterrupt
+            ending_since = ending_since or monotonic()
         todo.put(number)
 
     def show(event: Event) -> None:
@@ -62,7 +70,6 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
     runtime.subscribe(show)
     try:
         runtime.start()
-        started = True
         while True:
             try:
                 number = todo.get(timeout=_LOOK_UP_SECONDS)
@@ -71,11 +78,10 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
             if number is None or number != _RELOAD:
                 break
             runtime.request_reload()
-    except KeyboardInterrupt:
-        started = True
     finally:
-        # From here on, another Ctrl-C ends what does not want to end.
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        runtime.close()
+        try:
+            runtime.close()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
     context.exit(exit_code)

@@ -156,6 +156,18 @@ class TestStarting:
 
 
 class TestEnding:
+    @pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be sent there")
+    def test_a_signal_that_comes_twice_at_once_ends_it_as_cleanly(self, manifest: Path) -> None:
+        with running(manifest.parent, "--json", stderr=subprocess.PIPE) as run:
+            assert run.event()["event"] == "started"
+            run.process.send_signal(signal.SIGINT)  # as a terminal and a supervisor do together
+            run.process.send_signal(signal.SIGTERM)
+            run.process.send_signal(signal.SIGINT)
+            assert run.event()["event"] == "stopped"
+            assert run.process.wait(20) == 0
+            assert run.process.stderr is not None
+            assert run.process.stderr.read() == ""
+
     def test_a_reader_that_leaves_ends_it(self, manifest: Path) -> None:
         with running(manifest.parent, "--json", stderr=subprocess.PIPE) as run:
             assert run.event()["event"] == "started"

@@ -130,6 +130,12 @@ class TestImportAndExport:
 
 
 class TestProviderOption:
+    def test_without_a_default_it_says_what_there_is(self, command: Command, manifest: Path) -> None:
+        manifest.write_text("version: 1\nproviders:\n  scratch: {type: memory}\n")
+        done = command("tapes", "list")
+        assert done.returncode == 1
+        assert b"no default provider is set (there is: scratch)" in done.stderr
+
     def test_it_names_the_storage(self, command: Command, manifest: Path, tmp_path: Path) -> None:
         manifest.write_text(MANIFEST + "  archive: {type: filesystem, config: {directory: ./archive}}\n")
         source = DATA / f"{SMALL}.jsonl"
