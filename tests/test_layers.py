@@ -1,0 +1,158 @@
+"""The direction of DESIGN §3, by machine: a module imports only from modules of a strictly lower rank.
+
+The table is the map of the package. A new module has to be put into it; where it does not fit, it is
+the module that is in the wrong place.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shadowcat_registry
+
+PACKAGE = Path(shadowcat_registry.__file__).parent
+
+RANKS: dict[str, float] = {
+    # plain values
+    "marks": 0,
+    "metadata": 0.1,
+    "codes": 0.2,
+    # errors, formats, files of the package
+    "errors": 1,
+    "schema_files": 1,
+    "tape": 1.1,
+    # contracts and small tools: none knows what a registry is
+    "backend": 2,
+    "document": 2,
+    "events": 2,
+    "sight": 2,
+    "settle": 2.1,
+    "hints": 2.1,
+    "watch": 2.2,
+    # what stands on the contracts
+    "interpolate": 3,
+    "schema": 3,
+    "catalog": 3,
+    "storage": 3,
+    "providers": 3,
+    "providers.filesystem": 3.1,
+    "providers.memory": 3.1,
+    # the two sides, which meet only in `reconcile`: a manifest, and a live registry
+    "manifest": 4,
+    "load": 4.1,
+    "plan": 4,
+    "leases": 4,
+    "snapshot": 4.1,
+    "openings": 4.1,
+    "registry": 4.2,
+    "tapes": 4,
+    # what brings them together
+    "reconcile": 5,
+    "runtime": 6,
+    "startup": 6.1,
+    # the doors
+    "": 7,
+    "cli": 8,
+    "__main__": 9,
+}
+
+ONLY_WORDS = {
+    # Names in signatures, imported under TYPE_CHECKING: nothing of these is loaded.
+    ("backend", "storage"),
+    ("leases", "storage"),
+}
+
+
+def _modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def _name(module: str) -> str:
+    """The entry of the table that a module counts as: the parts of the command line are one."""
+    return "cli" if module.split(".")[0] == "cli" else module
+
+
+def _imports(module: str, path: Path) -> Iterator[tuple[str, bool]]:
+    """Which modules of the package it imports, and whether only for a type checker."""
+    tree = ast.parse(path.read_bytes())
+    only_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    package = [*module.split("."), ""] if path.name == "__init__.py" and module else module.split(".")
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([PACKAGE.name, *package[: len(package) - node.level]]) if node.level else ""
+            source = ".".join(filter(None, [base, node.module]))
+            names = [f"{source}.{alias.name}" for alias in node.names]
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == PACKAGE.name:
+                yield _existing(rest), node in only_types
+
+
+def _existing(name: str) -> str:
+    """`errors.Finding` → `errors`: the longest part of a name that is a module."""
+    modules = _modules()
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name
+
+
+IMPORTS = {
+    (_name(module), _name(imported), is_only_types)
+    for module, path in _modules().items()
+    for imported, is_only_types in _imports(module, path)
+    if _name(module) != _name(imported)
+}
+
+
+class TestLayers:
+    def test_the_table_names_every_module_and_no_other(self) -> None:
+        assert {_name(module) for module in _modules()} == set(RANKS)
+
+    @pytest.mark.parametrize("module", sorted(RANKS))
+    def test_a_module_imports_only_from_lower_ranks(self, module: str) -> None:
+        upwards = {
+            imported
+            for importer, imported, _ in IMPORTS
+            if importer == module
+            and RANKS[imported] >= RANKS[module]
+            and (module, imported) not in ONLY_WORDS
+        }
+        assert not upwards, f"{module or PACKAGE.name} imports from its own rank or above"
+
+    def test_every_exception_is_needed_and_is_only_for_type_checkers(self) -> None:
+        assert {
+            (importer, imported): is_only_types
+            for importer, imported, is_only_types in IMPORTS
+            if (importer, imported) in ONLY_WORDS
+        } == dict.fromkeys(ONLY_WORDS, True)
+
+    @pytest.mark.parametrize(
+        ("importer", "imported"),
+        [("openings", "storage"), ("cli", ""), ("providers.memory", "backend"), ("runtime", "watch")],
+    )
+    def test_imports_are_found_in_all_their_forms(self, importer: str, imported: str) -> None:
+        assert any((importer, imported) == found[:2] for found in IMPORTS)
+
+    def test_the_core_never_imports_a_provider(self) -> None:
+        assert not [
+            importer
+            for importer, imported, _ in IMPORTS
+            if imported.startswith("providers") and not importer.startswith(("providers", "cli"))
+        ]

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shadowcat_registry.metadata import ProviderSpec
+from shadowcat_registry.plan import Action, Plan, State, apply, diff, is_same
+
+_scalars = (
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.0, 1.0, 0.5]) | st.text(max_size=2)
+)
+_configs = st.dictionaries(
+    st.sampled_from(["a", "b", "c"]),
+    st.recursive(
+        _scalars,
+        lambda inner: (
+            st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=2)
+        ),
+        max_leaves=5,
+    ),
+    max_size=3,
+)
+
+
+@st.composite
+def states(draw: st.DrawFn) -> State:
+    names = draw(st.lists(st.sampled_from(["a", "b", "c", "d"]), unique=True))
+    specs = {
+        name: ProviderSpec(
+            name,
+            draw(st.sampled_from(["memory", "filesystem"])),
+            draw(_configs),
+            draw(st.sampled_from([None, "One", "Two"])),
+        )
+        for name in names
+    }
+    return State(specs, draw(st.none() | st.sampled_from(["a", "b"])))
+
+
+def _exactly(value: Any) -> Any:
+    """A form in which `1`, `1.0` and `True` differ."""
+    if isinstance(value, Mapping):
+        return {key: _exactly(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_exactly(item) for item in value]
+    return (type(value).__name__, value)
+
+
+def _exact_state(state: State) -> Any:
+    return state.default, {
+        name: (spec.type, spec.display_name, _exactly(spec.config)) for name, spec in state.providers.items()
+    }
+
+
+def _spec(
+    name: str = "a", type_: str = "memory", display_name: str | None = None, **config: Any
+) -> ProviderSpec:
+    return ProviderSpec(name, type_, config, display_name)
+
+
+class TestLaws:
+    @given(states())
+    def test_between_a_state_and_itself_there_is_nothing(self, state: State) -> None:
+        assert not diff(state, state)
+
+    @given(states(), states())
+    def test_applied_to_the_old_state_it_gives_exactly_the_new_one(self, old: State, new: State) -> None:
+        assert _exact_state(apply(diff(old, new), old)) == _exact_state(new)
+
+    @given(states(), states())
+    def test_a_second_time_there_is_nothing_to_do(self, old: State, new: State) -> None:
+        assert not diff(apply(diff(old, new), old), new)
+
+    @given(states(), states())
+    def test_no_name_is_touched_twice_and_every_change_says_where(self, old: State, new: State) -> None:
+        actions = [action for action in diff(old, new) if action.kind != "default"]
+        assert len({action.name for action in actions}) == len(actions)
+        for action in actions:
+            assert bool(action.changed) == (action.kind in ("update", "replace", "relabel"))
+
+    @given(states(), states())
+    def test_no_line_of_it_shows_a_value(self, old: State, new: State) -> None:
+        marked = {
+            name: ProviderSpec(name, spec.type, {**spec.config, "a": "S3CRET"})
+            for name, spec in new.providers.items()
+        }
+        plan = diff(old, State(marked, new.default))
+        assert "S3CRET" not in "".join(map(str, plan)) + repr(plan)
+
+    @given(_configs, _configs)
+    def test_configs_are_the_same_when_they_are_exactly_equal(
+        self, old: dict[str, Any], new: dict[str, Any]
+    ) -> None:
+        assert is_same(old, new) == (_exactly(old) == _exactly(new))
+
+
+class TestDiff:
+    def test_additions_and_changes_come_in_the_new_order_then_removals_reversed_then_the_default(
+        self,
+    ) -> None:
+        old = State({name: _spec(name) for name in ("gone", "kept", "also-gone", "changed")}, "gone")
+        new = State({"changed": _spec("changed", n=1), "new": _spec("new"), "kept": _spec("kept")}, "new")
+        assert [str(action) for action in diff(old, new)] == [
+            "update changed (config.n)",
+            "add new",
+            "remove also-gone",
+            "remove gone",
+            "set default new",
+        ]
+
+    @pytest.mark.parametrize(
+        ("old", "new", "kind", "changed"),
+        [
+            (_spec(n=1), _spec(n=2), "update", ("config.n",)),
+            (_spec(n=1), _spec(n=True), "update", ("config.n",)),
+            (_spec(n=[1, {"b": 0}]), _spec(n=[1, {"b": False}]), "update", ("config.n[1].b",)),
+            (_spec(n=[1]), _spec(n=[1, 2]), "update", ("config.n",)),
+            (
+                _spec(n={"a": 1, "b": 2}),
+                _spec(n={"b": 3, "c": 4}),
+                "update",
+                ("config.n.a", "config.n.b", "config.n.c"),
+            ),
+            (_spec(n=None), _spec(), "update", ("config.n",)),
+            (_spec(), _spec(display_name="Alpha"), "relabel", ("display_name",)),
+            (_spec(n=1), _spec(n=2, display_name="Alpha"), "update", ("display_name", "config.n")),
+            (_spec(), _spec(type_="filesystem"), "replace", ("type",)),
+        ],
+    )
+    def test_every_change_has_its_kind_and_its_fields(
+        self, old: ProviderSpec, new: ProviderSpec, kind: str, changed: tuple[str, ...]
+    ) -> None:
+        (action,) = diff(State({"a": old}), State({"a": new}))
+        assert (action.kind, action.name, action.old, action.new) == (kind, "a", old, new)
+        assert action.changed == changed
+
+    def test_another_order_of_the_same_is_no_change(self) -> None:
+        one, other = _spec("one", n={"a": 1, "b": 2}), _spec("other")
+        again = _spec("one", n={"b": 2, "a": 1})
+        assert not diff(State({"one": one, "other": other}), State({"other": other, "one": again}))
+
+    def test_a_default_that_is_gone_is_unset(self) -> None:
+        (action,) = diff(State({}, "a"), State({}))
+        assert action == Action("default", None)
+        assert str(action) == "unset the default"
+
+    def test_an_empty_plan_is_false(self) -> None:
+        assert not Plan()
+        assert Plan((Action("default", "a"),))
