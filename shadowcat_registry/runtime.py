@@ -384,6 +384,8 @@ class Runtime:
                     self._publish("retired", None, removed=tuple(left))
                 if due:
                     self._reload(explicit=explicit)
+            except RuntimeClosedError:  # in the middle of it: nobody gets an outcome
+                continue
             except BaseException:  # nothing that foreign code raises ends the worker
                 _logger.exception("following the manifest failed, and goes on")
             if due:
@@ -416,7 +418,11 @@ class Runtime:
         )
 
     def _reload(self, *, explicit: bool) -> None:
-        """One reload, from reading to events."""
+        """One reload, from reading to events.
+
+        Raises:
+            RuntimeClosedError: the runtime was closed before there was an outcome; nothing was changed.
+        """
         began = monotonic()
         manifest: Manifest | None = None
         report: Report | None = None
@@ -435,8 +441,8 @@ class Runtime:
         except ManifestError as error:
             absent = any(finding.code == "SC103" for finding in error.findings)
             findings = error.findings
-        except RuntimeClosedError:  # meanwhile; nothing was changed
-            return
+        except RuntimeClosedError:
+            raise
         except BaseException as error:
             _logger.exception("a reload failed")
             message = f"the reload failed with {type(error).__name__}, see the log; what runs is kept"
@@ -450,8 +456,7 @@ class Runtime:
             self._refuse("degraded" if absent else "rejected", began, generation, findings)
             return
         with self._changed:
-            if self._state == "stopped":
-                return
+            self._check_running()
             recovered = self._state != "ok"
             self._state, self._findings, self._manifest = "ok", (), manifest
             self._record("committed" if report.plan else "unchanged", began, report.generation, ())
@@ -487,13 +492,17 @@ class Runtime:
         findings: tuple[Finding, ...],
     ) -> None:
         with self._changed:
-            if self._state == "stopped":
-                return
+            self._check_running()
             said = self._state == state and self._findings == findings
             self._state, self._findings = state, findings
             self._record(state, began, generation, findings)
         if not said:
             self._publish(state, None, findings=findings)
+
+    def _check_running(self) -> None:
+        """Under the lock: who was closed says no more."""
+        if self._state == "stopped":
+            raise RuntimeClosedError
 
     def _record(self, result: Result, began: float, generation: int, findings: tuple[Finding, ...]) -> None:
         """Under the lock."""
