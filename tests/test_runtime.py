@@ -573,7 +573,12 @@ class TestClose:
         runtime = world.start("a", a={})
         first = Running(runtime.close)
         gate.reached()
-        second = Running(lambda: (runtime.close(), runtime.status().state)[1])
+
+        def close() -> str:
+            runtime.close()
+            return runtime.status().state
+
+        second = Running(close)
         second.thread.join(0.05)  # a call that does not wait gets the time to show it
         gate.open()
         first.result()
