@@ -12,9 +12,7 @@ told which types a place is meant for) nor of manifests. No message here holds a
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from typing import Any, Final
 
 from .errors import Problem
 from .marks import Pointer
+from .sight import read_settled
 
 MAX_FILE_BYTES: Final = 64 * 1024
 MASK: Final = "***"
@@ -174,7 +173,7 @@ def _convert(text: str, types: frozenset[str]) -> Any:
 
 def _read(path: Path, hint: str | None) -> str:
     try:
-        data = read_regular_file(path, MAX_FILE_BYTES)
+        data = read_settled(path, limit_bytes=MAX_FILE_BYTES + 1)
     except OSError as error:
         raise _ReferenceError("SC405", f"the file cannot be read: {describe(error)}", hint) from None
     except ValueError:
@@ -188,30 +187,6 @@ def _read(path: Path, hint: str | None) -> str:
     if "\0" in text:
         raise _ReferenceError("SC405", "the file holds a NUL byte")
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\r\n") else text.removesuffix("\n")
-
-
-def read_regular_file(path: Path, most_bytes: int) -> bytes:
-    """Up to `most_bytes` and one more, so that the caller sees when there is too much.
-
-    Raises:
-        OSError: it cannot be read, or it is no regular file: a pipe could keep us waiting forever.
-        ValueError: the path holds a NUL.
-    """
-    # Without O_NONBLOCK, opening a pipe that nobody writes to does not return.
-    flags = (
-        os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    )
-    descriptor = os.open(path, flags)
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError("it is a directory")
-        if not stat.S_ISREG(mode):
-            raise OSError("it is not a regular file")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(most_bytes + 1)
-    finally:
-        os.close(descriptor)
 
 
 def describe(error: OSError) -> str:

@@ -28,7 +28,7 @@ from .errors import (
     Severity,
     did_you_mean,
 )
-from .interpolate import MASK, describe, has_reference, read_regular_file, redact, resolve
+from .interpolate import MASK, describe, has_reference, redact, resolve
 from .manifest import Manifest
 from .marks import Mark, Pointer
 from .metadata import ProviderSpec
@@ -43,6 +43,7 @@ from .schema import (
     types_at,
 )
 from .schema_files import manifest_schema
+from .sight import read_settled
 
 _only_a_reference: Final = re.compile(r"\$\{(?:env:[A-Za-z_][A-Za-z0-9_]*|file:[^}]*)\}")
 
@@ -55,7 +56,7 @@ def load_manifest(path: Path, catalog: Catalog, *, environ: Mapping[str, str] | 
         ManifestError: it is invalid, with all findings.
     """
     try:
-        data = read_regular_file(path, MAX_BYTES)
+        data = read_settled(path, limit_bytes=MAX_BYTES + 1)
     except FileNotFoundError:
         raise ManifestNotFoundError(str(path)) from None
     except OSError as error:

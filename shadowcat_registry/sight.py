@@ -145,19 +145,27 @@ def read_settled(path: str | os.PathLike[str], *, limit_bytes: int | None = None
 
 def _while_steady(path: str, consume: Callable[[FileIO], _T]) -> tuple[os.stat_result, _T]:
     # Four witnesses: the open file before and after, and the path itself, which may lead elsewhere by now.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    # Without O_NONBLOCK, opening a pipe that nobody writes to does not return.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    flags |= getattr(os, "O_BINARY", 0)
     for _ in range(_READ_ATTEMPTS):
-        with FileIO(os.open(path, flags), "r") as file:
-            before = os.fstat(file.fileno())
+        descriptor = os.open(path, flags)
+        try:
+            before = os.fstat(descriptor)
+            if stat.S_ISDIR(before.st_mode):
+                raise IsADirectoryError(errno.EISDIR, "it is a directory", path)
             if not stat.S_ISREG(before.st_mode):
-                raise OSError(errno.EINVAL, "not a regular file", path)
+                raise OSError(errno.EINVAL, "it is not a regular file", path)
+            file = FileIO(descriptor, "r", closefd=False)
             consumed = consume(file)
             if _is_young(before):
                 # A write stamps the file when it begins; while it goes on, the stamps stand still.
                 file.seek(0)
                 if consume(file) != consumed:
                     continue
-            after = os.fstat(file.fileno())
+            after = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
         if _signature(before) == _signature(after) == _signature(os.stat(path)):
             return after, consumed
     raise BlockingIOError(errno.EAGAIN, "the file is being written", path)

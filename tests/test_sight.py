@@ -143,7 +143,7 @@ class TestReadSettled:
     def test_raises_what_the_system_says(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             read_settled(tmp_path / "file")
-        with pytest.raises(OSError, match=r"not a regular file|Is a directory|Permission"):
+        with pytest.raises(OSError, match=r"it is a directory|Permission"):
             read_settled(tmp_path)
 
     def test_reads_a_young_file_twice_because_a_write_stamps_it_when_it_begins(self, tmp_path: Path) -> None:
