@@ -105,6 +105,20 @@ def secret_pointers(schema: Schema | None, config: Mapping[str, Any]) -> frozens
     return frozenset(found)
 
 
+def declared_at(schema: Schema | None, pointer: Pointer) -> list[Schema]:
+    """All that a schema says of one place. Nothing where it does not know the place, and nothing where that,
+    or anything around it, is secret."""
+    parts: list[_Part] = [] if schema is None else [schema]
+    expanded: list[Schema] = []
+    for depth in range(len(pointer) + 1):
+        expanded = [] if schema is None else list(_expand(schema, parts, certain=False))
+        if any(part.get("x-secret") is True for part in expanded):
+            return []
+        if depth < len(pointer):
+            parts = list(_children(expanded, pointer[depth]))
+    return expanded
+
+
 def mentions(schema: Schema | None, keyword: str) -> bool:
     """Whether `keyword` is anywhere in a schema: where not, there is nothing to look for in the data."""
     return schema is not None and any(keyword in part for _, part in _subschemas(schema))
