@@ -41,7 +41,7 @@ from .leases import Lease, Opening, Revision, find_caller
 from .marks import format_dotted
 from .metadata import Config, Holder, Origin, ProviderCapability, ProviderInfo, ProviderSpec, is_valid_name
 from .openings import Openings
-from .schema import fill_defaults, make_paths_absolute, merge, problems
+from .schema import check_schema, fill_defaults, make_paths_absolute, merge, problems
 from .snapshot import Provider, Snapshot, describe
 from .storage import TapeStorage, translate
 
@@ -210,7 +210,7 @@ class StorageProviderRegistry:
         Raises:
             ProviderExistsError, InvalidNameError, TypeError: the name is taken, or it is none, or the
                 factory is none.
-            InvalidConfigError: the config is refused.
+            InvalidConfigError: the config is refused, or the schema of the type is broken.
             InitHookError: a hook refused it. Nothing is left behind.
         """
         type_name = getattr(factory, "name", "")  # `stage` says what is missing
@@ -389,6 +389,9 @@ class StorageProviderRegistry:
         )
         if origin == "manifest":  # its config is complete, and was checked where one can name the place
             return provider
+        schema = factory.config_schema()
+        if schema is not None and (faults := check_schema(schema)):
+            raise InvalidConfigError(spec.name, [f"the schema of its type is broken: {it}" for it in faults])
         config = self._complete_unchecked(provider, {})
         if not unchecked:
             self._check(spec.name, factory, config)

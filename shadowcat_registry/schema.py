@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .errors import Problem, did_you_mean
 from .marks import Pointer
+from .patterns import MAX_TEXT_CHARACTERS, fault_of
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
@@ -29,6 +30,10 @@ Schema = Mapping[str, Any]
 _Part = Schema | bool
 
 _MAX_KEPT: Final = 256
+_MAX_BRANCHES: Final = 10_000
+"""How many schemas one may ask about the same value."""
+_MAX_NAME_CHARACTERS: Final = 1024
+"""Of a field; each is matched against the patterns for names."""
 
 # Guards the two dicts; nothing is compiled or called under it. A validator itself is never changed once
 # it is built, so threads share it. Both are keyed by the digest of a schema.
@@ -278,7 +283,8 @@ def check_schema(schema: object) -> tuple[str, ...]:
     """What is wrong with a schema as the config schema of a provider type; nothing is fetched for it.
 
     It has to be valid against the meta-schema of draft 2020-12, use only keywords that exist (or `x-…`),
-    and every `$ref` has to lead to a place inside it.
+    every `$ref` has to lead to a place inside it and none back to itself, and every pattern has to be
+    one that ends in time on any text.
     """
     if not isinstance(schema, Mapping):
         return ("it is not a mapping",)
@@ -327,18 +333,52 @@ def _faults(schema: Schema) -> list[str]:
                 continue
             hint = did_you_mean(keyword, _plain | _one | _many | _named)
             wrong.append(f"{place}: there is no keyword {keyword!r}" + (f"; {hint}" if hint else ""))
-        for pattern in (part.get("pattern"), *_mapping(part, "patternProperties")):
-            try:
-                re.compile(pattern or "")
-            except re.error:
-                wrong.append(f"{place}: a pattern is not a regular expression")
-    return wrong
+        patterns = (part.get("pattern", ""), *_mapping(part, "patternProperties"))
+        wrong.extend(f"{place}: {fault}" for fault in map(fault_of, patterns) if fault)
+    return wrong or _endless_references(schema)
+
+
+def _endless_references(schema: Schema) -> list[str]:
+    """What asks about one place without an end: `{"$ref": "#"}`, or branches whose number explodes."""
+    # Post-order over the references of each subschema to others for the same place, without recursion.
+    weights: dict[int, int | None] = {}  # None: being counted
+    for pointer, start in _subschemas(schema):
+        stack: list[tuple[Schema, bool]] = [(start, False)]
+        while stack:
+            part, is_counted = stack.pop()
+            others = list(_same_place(schema, part))
+            if is_counted:
+                weight = 1 + sum(weights[id(other)] or 0 for other in others)
+                weights[id(part)] = weight
+                if weight > _MAX_BRANCHES:
+                    return [f"{'/'.join(map(str, pointer)) or 'the schema'}: its branches are too many"]
+            elif id(part) not in weights:
+                weights[id(part)] = None
+                stack.append((part, True))
+                if any(weights.get(id(other), 0) is None for other in others):
+                    return [f"{'/'.join(map(str, pointer)) or 'the schema'}: refers to itself without an end"]
+                stack.extend((other, False) for other in others)
+    return []
+
+
+def _same_place(root: Schema, part: Schema) -> Iterator[Schema]:
+    """The schemas that a schema asks about the very value that it is asked about."""
+    candidates: list[Any] = [part[keyword] for keyword in ("not", "if", "then", "else") if keyword in part]
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        candidates.extend(part.get(keyword, ()))
+    candidates.extend(_mapping(part, "dependentSchemas").values())
+    if "$ref" in part:
+        candidates.append(_resolve(root, part["$ref"]))
+    return (candidate for candidate in candidates if isinstance(candidate, Mapping))
 
 
 def problems(schema: Schema | None, config: Any) -> tuple[Problem, ...]:
     """All that is wrong with `config`, pointers relative to it. `schema` has passed `check_schema`."""
     if schema is None:
         return ()
+    if (place := _overlong_name(config)) is not None:
+        message = f"a name of more than {_MAX_NAME_CHARACTERS} characters"
+        return (Problem(place, "SC208", message, None, True),)
     found: dict[tuple[Pointer, str, str], Problem] = {}
     try:
         for error in _validator(schema).iter_errors(config):
@@ -352,13 +392,47 @@ def problems(schema: Schema | None, config: Any) -> tuple[Problem, ...]:
 _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
+def _overlong_name(config: Any) -> Pointer | None:
+    stack: list[tuple[Pointer, Any]] = [((), config)]
+    while stack:
+        pointer, value = stack.pop()
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                if len(key) > _MAX_NAME_CHARACTERS:
+                    return (*pointer, key)
+                if isinstance(item, Mapping | list):
+                    stack.append(((*pointer, key), item))
+        elif isinstance(value, list):
+            stack.extend(((*pointer, i), it) for i, it in enumerate(value) if isinstance(it, Mapping | list))
+    return None
+
+
+def _canonical(value: Any) -> Any:
+    """Something that can be hashed, equal where JSON Schema calls values equal: 1 is 1.0 and not true."""
+    if isinstance(value, Mapping):
+        return ("{", frozenset((key, _canonical(item)) for key, item in value.items()))
+    if isinstance(value, list):
+        return ("[", *map(_canonical, value))
+    return (isinstance(value, bool), value)
+
+
 @cache
 def _class() -> Any:
-    """Draft 2020-12 with two things made strict: `1.0` is no integer, `$` is the end and nothing else."""
+    """Draft 2020-12 with two things made strict (`1.0` is no integer, `$` is the end and nothing else) and
+    two made quick: texts too long for a pattern are refused, and `uniqueItems` takes time in proportion."""
     import jsonschema  # takes longer to load than all the rest of this package: only when it is needed
 
     def pattern(validator: Any, pattern: str, instance: object, schema: object) -> Iterator[ValidationError]:  # noqa: ARG001
-        if isinstance(instance, str) and not re.search(_at_the_very_end(pattern), instance):
+        if isinstance(instance, str):
+            if len(instance) > MAX_TEXT_CHARACTERS:
+                yield jsonschema.ValidationError(
+                    "", validator="maxLength", validator_value=MAX_TEXT_CHARACTERS
+                )
+            elif not re.search(_at_the_very_end(pattern), instance):
+                yield jsonschema.ValidationError("")
+
+    def unique_items(_: Any, unique: bool, instance: object, _schema: object) -> Iterator[ValidationError]:
+        if unique and isinstance(instance, list) and len(set(map(_canonical, instance))) < len(instance):
             yield jsonschema.ValidationError("")
 
     base = jsonschema.Draft202012Validator
@@ -366,7 +440,7 @@ def _class() -> Any:
         "integer", lambda _, it: isinstance(it, int) and not isinstance(it, bool)
     )
     extend: Any = jsonschema.validators.extend
-    return extend(base, {"pattern": pattern}, type_checker=checker)
+    return extend(base, {"pattern": pattern, "uniqueItems": unique_items}, type_checker=checker)
 
 
 def _at_the_very_end(pattern: str) -> str:

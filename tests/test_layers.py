@@ -33,6 +33,7 @@ RANKS: dict[str, float] = {
     "settle": 2.1,
     "hints": 2.1,
     "watch": 2.2,
+    "patterns": 2,
     # what stands on the contracts
     "interpolate": 3,
     "schema": 3,

@@ -95,6 +95,18 @@ class TestRegister:
         assert caught.value == ProviderExistsError("fake")
         assert registry.snapshot() is before
 
+    @pytest.mark.parametrize("config", [None, {"a": "b"}])
+    def test_a_type_whose_schema_is_broken_is_refused(
+        self, registry: StorageProviderRegistry, config: dict[str, str] | None
+    ) -> None:
+        schema = {"properties": {"a": {"pattern": "^(a+)+$"}, "b": {"$ref": "http://127.0.0.1:9/"}}}
+        with pytest.raises(InvalidConfigError) as caught:
+            registry.register(Factory(schema=schema), config=config)
+        assert "fake" not in registry
+        assert caught.value.provider == "fake"
+        assert "the schema of its type is broken: properties/b: $ref leads to no place" in str(caught.value)
+        assert "the schema of its type is broken: properties/a: a pattern" in str(caught.value)
+
     @pytest.mark.parametrize("name", ["", "Archive", "9", "a" * 64, "a b", "a\n"])
     def test_a_name_that_is_none_is_refused(self, registry: StorageProviderRegistry, name: str) -> None:
         with pytest.raises(InvalidNameError):

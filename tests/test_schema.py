@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,32 @@ class TestProblems:
     def test_a_schema_that_refers_to_itself_without_end_is_its_own_fault(self) -> None:
         assert [it.code for it in problems({"$ref": "#"}, {})] == ["SC501"]
 
+    def test_a_text_too_long_for_its_pattern_is_not_matched(self) -> None:
+        schema = {"properties": {"a": {"pattern": "^a*[ab]*$"}}}
+        assert problems(schema, {"a": "a" * 4096}) == ()
+        (problem,) = problems(schema, {"a": "a" * 4097})
+        assert problem == Problem(("a",), "SC206", "`a` can have at most 4096 characters")
+
+    def test_a_name_too_long_for_patterns_is_not_matched(self) -> None:
+        schema = {"properties": {"a": {"items": {"patternProperties": {"^a*[ab]*$": {}}}}}}
+        assert problems(schema, {"a": [{"a" * 1024: 1}]}) == ()
+        (problem,) = problems(schema, {"a": [{"a" * 1025: 1}]})
+        assert (problem.code, problem.on_key, problem.pointer[:2]) == ("SC208", True, ("a", 0))
+
+    def test_unique_items_of_a_long_list_take_no_time_that_grows_with_its_square(self) -> None:
+        schema = {"properties": {"a": {"uniqueItems": True}}}
+        items = [{"host": f"h{n}", "ports": [n, {"x": n}]} for n in range(20_000)]
+        assert problems(schema, {"a": items}) == ()
+        assert [it.code for it in problems(schema, {"a": [*items, deepcopy(items[7])]})] == ["SC209"]
+
+    @given(st.lists(json_values | st.floats(-2, 2).map(round).map(float), max_size=4))
+    def test_unique_items_mean_what_the_standard_means(self, items: list[Any]) -> None:
+        import jsonschema
+
+        schema = {"uniqueItems": True}
+        expected = jsonschema.Draft202012Validator(schema).is_valid(items)
+        assert (problems(schema, items) == ()) == expected
+
     def test_threads_may_share_a_schema(self) -> None:
         got: list[object] = []
         schema = {**SCHEMA, "title": "for threads"}
@@ -388,6 +415,28 @@ class TestCheckSchema:
             ({"$dynamicRef": "#x"}, "not supported"),
             ({"pattern": "("}, "regular expression"),
             ({"patternProperties": {"[": {}}}, "regular expression"),
+            ({"properties": {"a": {"pattern": "^(a+)+$"}}}, "properties/a: a pattern repeats what"),
+            ({"patternProperties": {"^(a|a)*$": {}}}, "the schema: a pattern repeats what"),
+            ({"propertyNames": {"pattern": "^(a*)*$"}}, "propertyNames: a pattern repeats what"),
+            ({"$ref": "#"}, "the schema: refers to itself without an end"),
+            ({"anyOf": [{}, {"not": {"$ref": "#/anyOf/1"}}]}, "refers to itself without an end"),
+            (
+                {
+                    "properties": {"a": {"$ref": "#/$defs/b"}},
+                    "$defs": {"b": {"allOf": [{"$ref": "#/$defs/c"}]}, "c": {"if": {"$ref": "#/$defs/b"}}},
+                },
+                "refers to itself without an end",
+            ),
+            (
+                {
+                    "$ref": "#/$defs/0",
+                    "$defs": {
+                        str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2} if n < 40 else {}
+                        for n in range(41)
+                    },
+                },
+                "branches are too many",
+            ),
             ({"$schema": "http://json-schema.org/draft-07/schema#"}, "$schema has to be"),
         ],
     )
@@ -400,7 +449,11 @@ class TestCheckSchema:
             {"$ref": "#/$defs/a", "$defs": {"a": {"type": "object"}}},
             {"properties": {"a": {"$ref": "#/$defs/yes"}}, "$defs": {"yes": True}},
             {
-                "properties": {"$ref": {"type": "string"}, "typ": {"const": {"typ": 1}}},
+                "properties": {
+                    "$ref": {"type": "string"},
+                    "all": {"items": {"$ref": "#"}},
+                    "typ": {"const": {"typ": 1}},
+                },
                 "x-mine": 1,
                 "default": {"typ": 1},
             },
@@ -409,13 +462,56 @@ class TestCheckSchema:
     def test_what_is_right_passes(self, schema: dict[str, Any]) -> None:
         assert check_schema(schema) == ()
 
-    def test_nothing_is_fetched(self) -> None:
+    def test_a_long_chain_of_references_is_fine(self) -> None:
+        chain = {str(n): {"$ref": f"#/$defs/{n + 1}"} if n < 300 else {} for n in range(301)}
+        assert check_schema({"$ref": "#/$defs/0", "$defs": chain}) == ()
+
+    @pytest.mark.parametrize("keyword", ["$ref", "$schema", "$id", "$dynamicRef"])
+    @pytest.mark.parametrize("checked", [True, False])
+    def test_nothing_is_fetched(self, keyword: str, checked: bool) -> None:
+        """Neither when a schema is checked, nor when somebody forgot to."""
         with socket.create_server(("127.0.0.1", 0)) as server:
             server.settimeout(0)
-            schema = {"$ref": f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"}
-            assert check_schema(schema) != ()
+            schema = {"properties": {"a": {keyword: f"http://127.0.0.1:{server.getsockname()[1]}/x.json"}}}
+            if checked:
+                assert check_schema(schema) != ()
+            else:
+                with suppress(Exception):  # whatever happens then
+                    problems(schema, {"a": 1})
             with pytest.raises(BlockingIOError):
                 server.accept()
+
+    @pytest.mark.parametrize("checked", [True, False])
+    def test_no_file_is_read(self, tmp_path: Path, checked: bool) -> None:
+        """A file that would make the config valid makes no difference; opening it would be seen."""
+        path = tmp_path / "other.json"
+        path.write_text("true")
+        schema = {"properties": {"a": {"$ref": path.as_uri()}}}
+        opened: list[object] = []
+
+        def watch(event: str, arguments: tuple[object, ...]) -> None:
+            if watching and event == "open" and str(arguments[0]).endswith("other.json"):
+                opened.append(arguments[0])
+
+        watching = True
+        sys.addaudithook(watch)  # stays for good: it does nothing once the test has ended
+        try:
+            if checked:
+                assert "leads to no place inside" in " ".join(check_schema(schema))
+            else:
+                with suppress(Exception):
+                    problems(schema, {"a": 1})
+            assert not opened
+            path.read_bytes()
+            assert opened, "the hook sees it"
+        finally:
+            watching = False
+
+    def test_a_schema_is_checked_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        schema = {"title": "checked once", "type": "strin"}
+        first = check_schema(schema)
+        monkeypatch.setattr("shadowcat_registry.schema._faults", None)  # would fail if it were called
+        assert check_schema(deepcopy(schema)) == first != ()
 
 
 def fields(schema: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
