@@ -322,7 +322,7 @@ class TestProblems:
         assert problem == Problem(("a",), "SC206", "`a` can have at most 4096 characters")
 
     def test_a_name_too_long_for_patterns_is_not_matched(self) -> None:
-        schema = {"properties": {"a": {"items": {"patternProperties": {"^a*[ab]*$": {}}}}}}
+        schema: dict[str, Any] = {"properties": {"a": {"items": {"patternProperties": {"^a*[ab]*$": {}}}}}}
         assert problems(schema, {"a": [{"a" * 1024: 1}]}) == ()
         (problem,) = problems(schema, {"a": [{"a" * 1025: 1}]})
         assert (problem.code, problem.on_key, problem.pointer[:2]) == ("SC208", True, ("a", 0))
