@@ -34,20 +34,7 @@ class TestEvent:
             "removed": [],
             "retiring": ["b"],
             "default": "a",
-            "findings": [
-                {
-                    "code": "SC301",
-                    "severity": "error",
-                    "message": "no such provider",
-                    "hint": "add it",
-                    "file": "r.yaml",
-                    "line": 4,
-                    "column": 13,
-                    "end_line": 4,
-                    "end_column": 16,
-                    "pointer": "/defaults/provider",
-                }
-            ],
+            "findings": [FINDING.as_json()],
         }
 
     def test_for_people_it_is_a_line_that_says_what_changed(self) -> None:

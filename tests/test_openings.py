@@ -235,6 +235,14 @@ class TestRelease:
         engine.openings.release(lease)
         assert list(opening.leases) == [other]
 
+    def test_twice_does_not_close_it_under_another_lease(self) -> None:
+        engine = _Engine()
+        opening, lease = engine.open(Revision("a", 1), shared=False)
+        engine.lease(opening)
+        engine.openings.release(lease)
+        engine.openings.release(lease)
+        assert not opening.closing
+
     def test_counts_until_the_backend_is_closed(self) -> None:
         engine, revision, counts = _Engine(), Revision("a", 1), []
         opening, lease = engine.open(revision, shared=False)

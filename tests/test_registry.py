@@ -945,6 +945,20 @@ class TestClose:
         storage.close()
         assert [b.close_count for b in factory.backends] == [1]
 
+    def test_a_lease_that_ends_meanwhile_closes_nothing_a_second_time(
+        self, registry: StorageProviderRegistry
+    ) -> None:
+        gate = Gate()
+        factory = Factory(on_close=gate)
+        registry.register(factory)
+        storage = registry.create_storage("fake")
+        closing = Running(registry.close)
+        gate.reached()
+        storage.close()
+        gate.open()
+        closing.result()
+        assert [b.close_count for b in factory.backends] == [1]
+
     def test_it_can_be_filled_again(self, registry: StorageProviderRegistry) -> None:
         for _ in range(2):
             registry.register(Factory())
