@@ -76,6 +76,11 @@ class Document:
     def __repr__(self) -> str:
         return f"<Document {self.source!r}>"  # no values: they may be secret
 
+    @property
+    def node_count(self) -> int:
+        """Its keys and values; what aliases stand for is not counted again."""
+        return len(self._starts)
+
     def mark(self, pointer: Pointer) -> Mark:
         """Where the value stands; of a value that is empty, its key; else its nearest ancestor."""
         key, value = self._find(pointer)
@@ -103,6 +108,32 @@ class Document:
         if end is None:
             end = start + 1 if start < len(self.text) and self.text[start] not in "\r\n" else start
         return self._mark(start, end)
+
+    def leaves(self, start: int, end: int) -> Iterator[tuple[Pointer, bool, int, int]]:
+        """What has characters between `start` and `end`, in no order: keys (True) and values that are no
+        collection, each with its span. An alias, and a collection with an anchor, counts as a value."""
+        stack: list[tuple[Pointer, int, Any]] = [((), 0, self.value)]
+        while stack:
+            pointer, node, value = stack.pop()
+            first, last = self._span(node)
+            keyed = isinstance(value, dict)
+            if node in self._targets or not isinstance(value, dict | list) or self.text[first] in "&!":
+                if first < end and last > start:
+                    yield pointer, False, first, last
+                continue
+            names = value if keyed else range(len(value))
+            for name, (key, child) in zip(names, self._children(node, keyed=keyed), strict=False):
+                if key is not None:
+                    first, last = self._span(key)
+                    if first >= end:
+                        break
+                    if last > start:
+                        yield (*pointer, name), True, first, last
+                first, last = self._span(child)
+                if first >= end:
+                    break
+                if last > start:
+                    stack.append(((*pointer, name), child, value[name]))
 
     def _find(self, pointer: Pointer) -> tuple[int | None, int]:
         """The nodes of the key and the value of the deepest part of `pointer` that exists."""
@@ -152,7 +183,9 @@ class Document:
         text = self.text
         if text[index - 1 : index + 1] == "\r\n":
             index -= 1  # inside of a line end, which belongs to the line before it
-        seen, line = self._seen if self._seen[0] <= index else (0, 1)
+        seen, line = self._seen  # read once: another thread may ask for another place
+        if seen > index:
+            seen, line = 0, 1
         line += (
             text.count("\n", seen, index) + text.count("\r", seen, index) - text.count("\r\n", seen, index)
         )

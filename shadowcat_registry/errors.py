@@ -47,6 +47,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal
 
+from .codes import CODES
 from .marks import Mark, Pointer, format_pointer
 from .metadata import Holder
 
@@ -69,12 +70,26 @@ class Finding:
         hint = f" ({self.hint})" if self.hint else ""
         return f"{self.mark}: {self.severity} {self.code}: {self.message}{hint}"
 
+    @property
+    def title(self) -> str:
+        """What every finding of this code has in common."""
+        return CODES[self.code]
+
+    @property
+    def help(self) -> str:
+        """What to do about any finding of this code; `hint` is about this one."""
+        from .pages import page  # reads a file: only for those who ask
+
+        return page(self.code).remedy
+
     def as_json(self) -> dict[str, Any]:
         return {
             "code": self.code,
+            "title": self.title,
             "severity": self.severity,
             "message": self.message,
             "hint": self.hint,
+            "help": self.help,
             "file": self.mark.source,
             "line": self.mark.line,
             "column": self.mark.column,
@@ -82,6 +97,20 @@ class Finding:
             "end_column": self.mark.end_column,
             "pointer": format_pointer(self.pointer),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """The line that a finding points at, made safe to show: whatever may be secret in it is masked."""
+
+    mark: Mark
+    """Of the finding."""
+    text: str
+    """Without comments; of a long line only the surroundings of the place."""
+    start: int
+    """The first character of `text` that is meant; behind the last one where something is missing."""
+    end: int
+    """Behind the last of them; what goes on in the next line is not in the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +155,12 @@ class RegistryError(Exception):
 
 
 class ManifestError(RegistryError, ValueError):
-    """The manifest is refused; `findings` holds everything that is wrong, sorted by place."""
+    """The manifest is refused; `findings` holds everything that is wrong, sorted by place, and `excerpts`
+    the lines of those whose text is at hand."""
 
-    def __init__(self, findings: Iterable[Finding]) -> None:
-        self.findings = tuple(findings)
-        super().__init__(self.findings)
+    def __init__(self, findings: Iterable[Finding], excerpts: Iterable[Excerpt] = ()) -> None:
+        self.findings, self.excerpts = tuple(findings), tuple(excerpts)
+        super().__init__(self.findings, self.excerpts)
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.findings))

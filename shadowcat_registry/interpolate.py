@@ -48,7 +48,7 @@ class Resolved:
     referenced: frozenset[Pointer] = frozenset()
     """Places of values that had a reference."""
     unresolved: frozenset[Pointer] = frozenset()
-    """Places whose reference has a problem: what the value would be is not known."""
+    """Places whose reference has a problem or was not looked up: what the value would be is not known."""
     files: tuple[Path, ...] = ()
     """Whose change changes the config, those that could not be read included."""
     problems: tuple[Problem, ...] = ()
@@ -68,14 +68,20 @@ def has_reference(text: str) -> bool:
 
 
 def resolve(
-    config: Mapping[str, Any], *, environ: Mapping[str, str], base_directory: Path, types_at: TypesAt
+    config: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str],
+    base_directory: Path,
+    types_at: TypesAt,
+    unresolved: bool = False,
 ) -> Resolved:
-    """Replace every reference in the values of `config`, as a copy; all problems are gathered.
+    """Replace every reference in the values of `config`, as a copy; all problems are gathered. With
+    `unresolved`, references are checked for their form and stay as they are.
 
     A value that is one reference as a whole is converted where a number or boolean is wanted and a text
     is not; if it does not read as one, it stays a text, for the schema to refuse.
     """
-    resolver = _Resolver(environ, base_directory, types_at)
+    resolver = _Resolver(environ, base_directory, types_at, unresolved=unresolved)
     resolved = resolver.value(config, ())
     return Resolved(
         resolved,
@@ -88,7 +94,10 @@ def resolve(
 
 
 class _Resolver:
-    def __init__(self, environ: Mapping[str, str], base_directory: Path, types_at: TypesAt) -> None:
+    def __init__(
+        self, environ: Mapping[str, str], base_directory: Path, types_at: TypesAt, *, unresolved: bool
+    ) -> None:
+        self.leave = unresolved
         self.environ = environ
         self.base_directory = base_directory
         self.types_at = types_at
@@ -126,6 +135,9 @@ class _Resolver:
             self.unresolved.add(pointer)
             self.problems.append(Problem(pointer, refused.code, refused.message, refused.hint))
             return text
+        if self.leave and pointer in self.referenced:
+            self.unresolved.add(pointer)
+            return text
         whole = _token.fullmatch(text)
         return _convert(result, self.types_at(pointer)) if whole and text != "$$" else result
 
@@ -133,8 +145,10 @@ class _Resolver:
         if "${" in body:
             raise _ReferenceError("SC403", "a reference inside of a reference", "references are not nested")
         if found := _env.fullmatch(body):
-            return self.variable(found[1], found[2], found[3])
-        if found := _file.fullmatch(body):
+            return "" if self.leave else self.variable(found[1], found[2], found[3])
+        if (found := _file.fullmatch(body)) and self.leave:
+            return ""
+        if found:
             path = self.base_directory / found[1]
             self.files.append(path)
             self.secrets.add(pointer)

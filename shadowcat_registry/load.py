@@ -20,6 +20,7 @@ from .backend import StorageProviderFactory
 from .catalog import NOT_YET, Catalog
 from .document import MAX_BYTES, MAX_FINDINGS, Document, parse_document
 from .errors import (
+    Excerpt,
     Finding,
     InvalidConfigError,
     ManifestError,
@@ -28,6 +29,7 @@ from .errors import (
     Severity,
     did_you_mean,
 )
+from .excerpts import of_broken_text, of_document
 from .interpolate import MASK, describe, has_reference, redact, resolve
 from .manifest import Manifest
 from .marks import Mark, Pointer
@@ -48,8 +50,13 @@ from .sight import read_settled
 _only_a_reference: Final = re.compile(r"\$\{(?:env:[A-Za-z_][A-Za-z0-9_]*|file:[^}]*)\}")
 
 
-def load_manifest(path: Path, catalog: Catalog, *, environ: Mapping[str, str] | None = None) -> Manifest:
+def load_manifest(
+    path: Path, catalog: Catalog, *, environ: Mapping[str, str] | None = None, unresolved: bool = False
+) -> Manifest:
     """Read and check the manifest at `path`; `environ` stands for the environment.
+
+    With `unresolved`, neither the environment nor a `${file:…}` is looked at: a reference stands for any
+    value that its field may have. What comes out is right or wrong, and not to be used otherwise.
 
     Raises:
         ManifestNotFoundError: it cannot be read, with the reason.
@@ -63,7 +70,7 @@ def load_manifest(path: Path, catalog: Catalog, *, environ: Mapping[str, str] | 
         raise ManifestNotFoundError(str(path), describe(error)) from None
     except ValueError:
         raise ManifestNotFoundError(repr(str(path)), "this is no path") from None
-    result = _build(data, path, catalog, environ)
+    result = _build(data, path, catalog, environ, unresolved=unresolved)
     # What is printed of this frame along with an error must not show what was read.
     del data, environ
     return _manifest_of(result)
@@ -82,26 +89,46 @@ def parse_manifest(
     return _manifest_of(result)
 
 
-def _manifest_of(result: Manifest | tuple[Finding, ...]) -> Manifest:
+_Refusal = tuple[tuple[Finding, ...], tuple[Excerpt, ...]]
+
+
+def _manifest_of(result: Manifest | _Refusal) -> Manifest:
     if isinstance(result, Manifest):
         return result
-    raise ManifestError(result)
+    raise ManifestError(*result)
 
 
 def _build(
-    data: bytes, path: Path, catalog: Catalog, environ: Mapping[str, str] | None
-) -> Manifest | tuple[Finding, ...]:
+    data: bytes,
+    path: Path,
+    catalog: Catalog,
+    environ: Mapping[str, str] | None,
+    *,
+    unresolved: bool = False,
+) -> Manifest | _Refusal:
     try:
         document = parse_document(data, str(path))
     except ManifestError as error:
-        findings = error.findings
-    else:
-        builder = _Builder(document, path, catalog, os.environ if environ is None else environ)
-        manifest = builder.build()
-        if manifest is not None:
-            return manifest
-        findings = tuple(builder.errors)
-    return _in_order(findings)
+        findings = _in_order(error.findings)
+        return findings, _excerpts_of_broken(data, findings)
+    builder = _Builder(
+        document, path, catalog, os.environ if environ is None else environ, unresolved=unresolved
+    )
+    manifest = builder.build()
+    if manifest is not None:
+        return manifest
+    findings = _in_order(builder.errors)
+    return findings, builder.excerpts(findings)
+
+
+def _excerpts_of_broken(data: bytes, findings: tuple[Finding, ...]) -> tuple[Excerpt, ...]:
+    try:
+        text = data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        return ()  # there are no lines
+    # Of what is larger, or has characters that drive a terminal, the place has to do.
+    shown = [finding for finding in findings if finding.code not in ("SC102", "SC103", "SC601")]
+    return of_broken_text(text, shown)
 
 
 def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -130,8 +157,17 @@ class _Type:
 class _Builder:
     """Makes a manifest out of one document, or gathers what is wrong with it."""
 
-    def __init__(self, document: Document, path: Path, catalog: Catalog, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        document: Document,
+        path: Path,
+        catalog: Catalog,
+        environ: Mapping[str, str],
+        *,
+        unresolved: bool,
+    ) -> None:
         self.document = document
+        self.unresolved = unresolved
         self.path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
         self.catalog = catalog
         self.environ = environ
@@ -155,6 +191,7 @@ class _Builder:
         if self.errors:
             return None
         default = self.defaults.get("provider")
+        warnings = _in_order(self.warnings)
         return Manifest(
             path=self.path,
             digest=self.digest(),
@@ -162,8 +199,14 @@ class _Builder:
             default=default,
             provider_marks=MappingProxyType(self.document.key_marks(("providers",))),
             files=tuple(dict.fromkeys(self.files)),
-            warnings=_in_order(self.warnings),
+            warnings=warnings,
+            excerpts=self.excerpts(warnings),
         )
+
+    def excerpts(self, findings: tuple[Finding, ...]) -> tuple[Excerpt, ...]:
+        """The lines of findings; no value of a config is shown whose type could not be used."""
+        schemas = {name: type_.schema for name, type_ in self.types.items() if type_ is not None}
+        return of_document(self.document, findings, schemas) if findings else ()
 
     def add(
         self,
@@ -279,6 +322,7 @@ class _Builder:
             environ=self.environ,
             base_directory=base_directory,
             types_at=lambda place: types_at(schema, merged).get(place, frozenset()),
+            unresolved=self.unresolved,
         )
         self.files.extend(resolved.files)
         config = fill_defaults(schema, resolved.config)
@@ -293,10 +337,14 @@ class _Builder:
                 problem.pointer[:depth] in resolved.unresolved for depth in range(len(problem.pointer) + 1)
             ):
                 continue  # what the value would be is not known
+            if problem.code == "SC209" and any(
+                place[: len(problem.pointer)] == problem.pointer for place in resolved.unresolved
+            ):
+                continue  # nor whether a rule holds for what it is in
             if problem.code == "SC203" and problem.pointer in resolved.referenced:
                 problem = replace(problem, hint="what the reference gives does not read as one")
             found.append(problem)
-        if not found:
+        if not found and not resolved.unresolved:
             found.extend(_ask_the_factory(type_.factory, config, secrets))
         for problem in found:
             place = self.place(name, entry["type"], problem.pointer)

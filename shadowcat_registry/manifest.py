@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import Finding
+from .errors import Excerpt, Finding
 from .interpolate import mask
 from .marks import Mark
 from .metadata import ProviderSpec
@@ -32,6 +32,8 @@ class Manifest:
     files: tuple[Path, ...]
     """Every file whose change is a change of the manifest: itself, and those of `${file:…}`."""
     warnings: tuple[Finding, ...] = ()
+    excerpts: tuple[Excerpt, ...] = ()
+    """The lines of the warnings."""
 
     def masked_config(self, name: str) -> dict[str, Any]:
         """The config of a provider, to show: every secret in it is replaced by `***`.

@@ -15,6 +15,7 @@ import shadowcat_registry
 from shadowcat_registry import errors
 from shadowcat_registry.codes import CODES
 from shadowcat_registry.errors import (
+    Excerpt,
     Finding,
     ManifestError,
     Problem,
@@ -31,6 +32,7 @@ FINDING = Finding("SC201", "there is no field `x` here", Mark("r.yaml", 2, 3, 2,
 # What stands for a parameter of a constructor, by its name.
 SAMPLES: dict[str, object] = {
     "findings": (FINDING,),
+    "excerpts": (Excerpt(FINDING.mark, "  x: ***", 2, 3),),
     "path": "r.yaml",
     "reason": "it broke",
     "name": "archive",

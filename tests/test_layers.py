@@ -21,6 +21,7 @@ RANKS: dict[str, float] = {
     "marks": 0,
     "metadata": 0.1,
     "codes": 0.2,
+    "pages": 0.3,
     # errors, formats, files of the package
     "errors": 1,
     "schema_files": 1,
@@ -44,6 +45,7 @@ RANKS: dict[str, float] = {
     "providers.memory": 3.1,
     # the two sides, which meet only in `reconcile`: a manifest, and a live registry
     "manifest": 4,
+    "excerpts": 4,
     "load": 4.1,
     "plan": 4,
     "leases": 4,
