@@ -65,6 +65,16 @@ def fill_defaults(schema: Schema | None, config: Mapping[str, Any]) -> dict[str,
     return filled
 
 
+def names_with_defaults(root: Schema, part: Schema) -> frozenset[str]:
+    """The fields that `fill_defaults` gives a mapping of which `part`, somewhere in `root`, is the schema."""
+    return frozenset(
+        name
+        for one in _expand(root, [part], certain=True)
+        for name, child in _mapping(one, "properties").items()
+        if any("default" in it for it in _expand(root, [child], certain=True))
+    )
+
+
 def _fill(root: Schema, parts: Iterable[_Part], value: Any) -> None:
     expanded = list(_expand(root, parts, certain=True))
     if isinstance(value, dict):

@@ -33,6 +33,12 @@ def _read(name: str) -> str:
     return (schema_directory() / name).read_text(encoding="utf-8")
 
 
+def starter_manifest() -> str:
+    """The text of the commented `registry.yaml` that ships with the package."""
+    # Beside the folder of the schemas: in a wheel inside of the package, in a checkout at the top.
+    return (schema_directory().parent / "registry.yaml").read_text(encoding="utf-8")
+
+
 def manifest_schema() -> dict[str, Any]:
     """A copy of the schema of `registry.yaml`."""
     schema: dict[str, Any] = json.loads(_read(_MANIFEST))

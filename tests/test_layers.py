@@ -47,6 +47,7 @@ RANKS: dict[str, float] = {
     "manifest": 4,
     "excerpts": 4,
     "load": 4.1,
+    "editor": 4,
     "plan": 4,
     "leases": 4,
     "snapshot": 4.1,

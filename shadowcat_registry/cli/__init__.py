@@ -17,9 +17,13 @@ from .output import fail
 
 _COMMANDS: Final = {
     "demo": "The promise on one screen: record, edit the manifest underneath, lose nothing.",
+    "init": "Write a commented manifest to start with.",
     "providers": "What the manifest declares, and how it stands.",
     "run": "Load the manifest, follow it, and print what happens.",
+    "schema": "The JSON Schema of the manifest, or of the config of a type.",
+    "show": "All about one provider of the manifest.",
     "tapes": "Bring tapes in, list them, and get them out.",
+    "types": "The provider types that a manifest may use.",
     "validate": "Check a manifest; opens, creates and writes nothing.",
 }
 
