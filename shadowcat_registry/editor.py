@@ -79,6 +79,8 @@ def editor_schema(catalog: Catalog) -> _Schema:
         "markdownEnumDescriptions": [_praise(factory) for factory in factories],
     }
     definitions["provider"]["allOf"] = choices
+    # An editor would offer it twice, here and by the type, with two explanations.
+    definitions["provider"]["properties"]["config"]["doNotSuggest"] = True
     schema["properties"]["defaults"]["properties"]["config"] |= {
         "properties": beneath,
         "additionalProperties": False,
@@ -195,6 +197,11 @@ def _rewritten(part: Any, rules: _Rules) -> Any:
             given = names_with_defaults(rules.schema, part)
             if needed := [name for name in value if name not in given]:
                 result[keyword] = needed
+        elif keyword == "dependentRequired":
+            given = names_with_defaults(rules.schema, part)
+            result[keyword] = {
+                name: [it for it in others if it not in given] for name, others in value.items()
+            }
         elif keyword in _DICTS:
             result[keyword] = {name: _rewritten(it, rules) for name, it in value.items()}
         elif keyword in _LISTS:
