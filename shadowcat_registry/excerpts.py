@@ -38,7 +38,7 @@ _between = re.compile(r"(?P<comment>(?:^|(?<=\s))#.*)|[^\s{}\[\],:?-]+", re.DOTA
 _reference = re.compile(
     r"\$\$|\$\{(?:env:)?[A-Za-z_][A-Za-z0-9_]*\}|\$\{env:\w+:\?[^{}]*\}|\$\{file:[^{}]*\}"
 )
-_field = re.compile(r"(?:[{\[,] *|(?<!\S))([A-Za-z_][A-Za-z0-9_-]*) *:(?=\s|$)(?: +[\[{])?")
+_field = re.compile(r"(?:[{\[,] *)?(?<![^\s{\[,])([A-Za-z_][A-Za-z0-9_-]*) *:(?=\s|$)(?: +[\[{])?")
 _lead = re.compile(r"\s*(?:- +)*[\[{]?")
 _INDICATORS: Final = frozenset("{}[],:*&!|>%@`\"'\\$-?#\t<")
 

@@ -23,7 +23,7 @@ _block = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page. It has either two examples, or the reason why a manifest alone cannot be one."""
+    """One page, each text in one line. It has either two examples, or the reason why there are none."""
 
     code: str
     title: str
@@ -31,7 +31,7 @@ class Page:
     reason: str
     """Why it is refused."""
     remedy: str
-    """What to do about it, in one line."""
+    """What to do about it."""
     wrong: str | None = None
     """A whole manifest that has a finding of this code and no other."""
     right: str | None = None
@@ -40,12 +40,12 @@ class Page:
 
     def __str__(self) -> str:
         """As Markdown."""
-        parts = [f"# {self.code}: {self.title}", self.meaning]
-        parts += ["## Why", self.reason, "## What to do", fill(self.remedy, _COLUMNS)]
+        parts = [f"# {self.code}: {self.title}", fill(self.meaning, _COLUMNS)]
+        parts += ["## Why", fill(self.reason, _COLUMNS), "## What to do", fill(self.remedy, _COLUMNS)]
         if self.wrong is not None and self.right is not None:
             parts += [f"## Wrong\n\n```yaml\n{self.wrong}```", f"## Right\n\n```yaml\n{self.right}```"]
         if self.no_example is not None:
-            parts += ["## No example", self.no_example]
+            parts += ["## No example", fill(self.no_example, _COLUMNS)]
         return "\n\n".join(parts)
 
     def as_json(self) -> dict[str, Any]:
@@ -72,16 +72,16 @@ def page(code: str) -> Page:
     text = (_DIRECTORY / f"{code}.md").read_text(encoding="utf-8")
     # The text in front of the first heading, then headings and texts in turn.
     meaning, *rest = _heading.split(text)
-    sections = {name: body.strip("\n") for name, body in zip(rest[::2], rest[1::2], strict=True)}
+    sections = dict(zip(rest[::2], rest[1::2], strict=True))
     return Page(
         code,
         title,
-        meaning.strip("\n"),
-        sections["Why"],
-        sections["What to do"].replace("\n", " "),
+        " ".join(meaning.split()),
+        " ".join(sections["Why"].split()),
+        " ".join(sections["What to do"].split()),
         _example(sections.get("Wrong")),
         _example(sections.get("Right")),
-        sections.get("No example"),
+        " ".join(sections.get("No example", "").split()) or None,
     )
 
 

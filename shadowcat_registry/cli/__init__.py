@@ -12,10 +12,11 @@ from typing import Final
 
 import click
 
-from ..errors import RegistryError
+from ..errors import ManifestError, RegistryError
 from .output import fail
 
 _COMMANDS: Final = {
+    "explain": "What a code of a finding means, with a wrong and a right example.",
     "demo": "The promise on one screen: record, edit the manifest underneath, lose nothing.",
     "init": "Write a commented manifest to start with.",
     "providers": "What the manifest declares, and how it stands.",
@@ -62,6 +63,12 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
+    except ManifestError as error:
+        from .findings import say_findings, summary
+
+        say_findings(error.findings, error.excerpts, to_stderr=True)
+        fail(summary(error.findings[0].mark.source, error.findings))
+        sys.exit(1)
     except RegistryError as error:
         fail(str(error))
         sys.exit(1)

@@ -1,16 +1,16 @@
-"""How things look on the screen and in a log: tables, JSON, findings, and nothing that a terminal obeys."""
+"""How things look on the screen and in a log: tables, JSON, and nothing that a terminal obeys."""
 
 from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from ..errors import Finding
 from ..metadata import format_time
 
 
@@ -22,10 +22,11 @@ def printable(value: object) -> str:
     )
 
 
-def say(text: str = "") -> None:
+def say(text: str = "", *, err: bool = False, color: bool = False) -> None:
     """A line of what was asked for."""
-    # A lone surrogate in a name is no reason to fail.
-    click.echo(text.encode("utf-8", "backslashreplace").decode())
+    # A character that the terminal does not have, or a lone surrogate in a name, is no reason to fail.
+    encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err, color=color)
 
 
 def fail(text: str) -> None:
@@ -43,11 +44,6 @@ def say_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
     cells = [[printable(cell) for cell in row] for row in rows]
     say(tabulate(cells, headers, tablefmt="plain", disable_numparse=True))
-
-
-def say_findings(findings: Iterable[Finding]) -> None:
-    for finding in findings:
-        say(printable(finding))
 
 
 def size(size_bytes: object) -> str:

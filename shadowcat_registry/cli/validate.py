@@ -7,35 +7,53 @@ from pathlib import Path
 import click
 
 from ..catalog import Catalog
-from ..errors import Finding, ManifestError, ManifestNotFoundError
+from ..errors import Excerpt, Finding, ManifestError, ManifestNotFoundError
 from ..events import WIRE_VERSION
 from ..load import load_manifest
 from ..marks import Mark
 from .options import json_option, manifest_options
-from .output import printable, say, say_findings, say_json
+from .output import printable, say, say_json
 
 
 @click.command()
 @manifest_options(positional=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "sarif", "github"]),
+    help="text for people, json for programs, sarif for code scanning, github for the annotations of a"
+    " workflow. [default: text]",
+)
 @json_option
+@click.option(
+    "--unresolved",
+    is_flag=True,
+    help="Let references stand for any value: checks a manifest where its variables and files are absent.",
+)
 @click.pass_context
-def command(context: click.Context, manifest: Path, as_json: bool) -> None:
+def command(
+    context: click.Context, manifest: Path, form: str | None, as_json: bool, unresolved: bool
+) -> None:
     """Check a manifest; opens, creates and writes nothing.
 
-    Prints every finding as file:line:column. Exit code: 0 valid (warnings or not), 1 not.
+    Prints every finding with file:line:column and the line, what may be secret masked. Exit code: 0 valid
+    (warnings or not), 1 not.
     """
+    if as_json and form not in (None, "json"):
+        raise click.UsageError("--json is --format json; choose one format")
     findings: tuple[Finding, ...]
+    excerpts: tuple[Excerpt, ...] = ()
     digest, providers, default = None, 0, None
     try:
-        loaded = load_manifest(manifest, Catalog())
-        findings = loaded.warnings
+        loaded = load_manifest(manifest, Catalog(), unresolved=unresolved)
+        findings, excerpts = loaded.warnings, loaded.excerpts
         digest, providers, default = loaded.digest, len(loaded.providers), loaded.default
     except ManifestNotFoundError as error:
         findings = (Finding("SC117", str(error), Mark.at_start(str(manifest))),)
     except ManifestError as error:
-        findings = error.findings
+        findings, excerpts = error.findings, error.excerpts
     valid = digest is not None
-    if as_json:
+    if as_json or form == "json":
         say_json(
             {
                 "version": WIRE_VERSION,
@@ -45,9 +63,22 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
                 "findings": [finding.as_json() for finding in findings],
             }
         )
+    elif form == "sarif":
+        from .reports import sarif
+
+        say_json(sarif(findings))
+    elif form == "github":
+        from .reports import github
+
+        for line in github(findings):
+            say(line)
     else:
-        say_findings(findings)
+        from .findings import say_findings, summary
+
+        say_findings(findings, excerpts)
         if valid:
             count = "1 provider" if providers == 1 else f"{providers} providers"
             say(f"{printable(manifest)}: valid, {count}, default {default or 'not set'}")
+        else:
+            say(summary(manifest, findings))
     context.exit(0 if valid else 1)

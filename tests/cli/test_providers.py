@@ -51,5 +51,7 @@ class TestProviders:
         manifest.write_text(MANIFEST.replace("type: filesystem", "type: nothing"))
         done = command("providers")
         assert done.returncode == 1
-        assert b"registry.yaml:5:11: error SC302: " in done.stderr
+        assert b"error[SC302]: " in done.stderr
+        assert b"registry.yaml:5:11\n" in done.stderr
+        assert b"5 |     type: nothing\n  |           ^^^^^^^\n" in done.stderr
         assert b"Traceback" not in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -144,14 +145,19 @@ class TestStarting:
         with running(manifest.parent, stderr=subprocess.PIPE) as run:
             _, said = run.process.communicate(timeout=30)
         assert run.process.returncode == 1
-        assert [line.split(": error ")[1][:5] for line in said.splitlines()] == ["SC301", "SC201"]
+        assert re.findall(r"^error\[(\w+)\]: .*\n --> .*registry\.yaml:([\d:]+)$", said, re.MULTILINE) == [
+            ("SC301", "2:22"),
+            ("SC201", "6:14"),
+        ]
+        assert "6 |     config: {directroy: ***}\n  |              ^^^^^^^^^\n" in said
 
     def test_a_directory_that_cannot_be_made_is_a_finding(self, manifest: Path, tmp_path: Path) -> None:
         (tmp_path / "tapes").write_text("in the way")
         with running(manifest.parent, stderr=subprocess.PIPE) as run:
             _, said = run.process.communicate(timeout=30)
         assert run.process.returncode == 1
-        assert "registry.yaml:4:3: error SC701: cannot open the storage of provider 'filesystem'" in said
+        assert "error[SC701]: cannot open the storage of provider 'filesystem'" in said
+        assert "registry.yaml:4:3\n" in said
         assert "Traceback" not in said
 
 

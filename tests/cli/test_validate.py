@@ -34,8 +34,10 @@ class TestAValidManifest:
         )
         done = command("validate")
         assert done.returncode == 0
-        assert done.stdout.startswith(b"registry.yaml:2:")
-        assert b"warning SC305" in done.stdout
+        lines = done.stdout.decode().splitlines()
+        assert lines[0].startswith("warning[SC305]: ")
+        assert lines[1] == " --> registry.yaml:2:43"
+        assert lines[-1] == "registry.yaml: valid, 1 provider, default filesystem"
 
     def test_the_variable_names_the_manifest(self, command: Command, manifest: Path) -> None:
         elsewhere = manifest.rename(manifest.with_name("other.yaml"))
@@ -68,8 +70,13 @@ class TestAnInvalidManifest:
         done = command("validate")
         assert done.returncode == 1, done.stdout
         assert done.stderr == b""
-        lines = done.stdout.decode().splitlines()
-        assert any(line.startswith(f"registry.yaml:{place}: error {code}: ") for line in lines), lines
+        first, arrow, bar, line, carets, *_ = done.stdout.decode().splitlines()
+        assert first.startswith(f"error[{code}]: ")
+        assert arrow == f" --> registry.yaml:{place}"
+        assert (bar, line[:4]) == ("  |", f"{place.split(':')[0]} | ")
+        column = int(place.split(":")[1])
+        assert carets[: 4 + column] == "  | " + " " * (column - 1) + "^"
+        assert set(carets[4 + column :]) <= {"^"}
         assert [path.name for path in tmp_path.iterdir()] == ["registry.yaml"]
 
     def test_all_mistakes_come_at_once_sorted_by_place(self, command: Command, manifest: Path) -> None:
@@ -83,14 +90,15 @@ class TestAnInvalidManifest:
         assert [finding["line"] for finding in answer["findings"]] == [2, 6, 7]
 
     @pytest.mark.parametrize("arguments", [("validate",), ("providers",), ("run",), ("tapes", "list")])
-    def test_a_missing_manifest_is_an_error_of_one_line(
+    def test_a_missing_manifest_is_an_error_that_says_so(
         self, command: Command, arguments: tuple[str, ...]
     ) -> None:
         done = command(*arguments)
         said = (done.stdout + done.stderr).decode()
         assert done.returncode == 1
-        assert "there is no such file" in said
-        assert len(said.splitlines()) == 1
+        first, *others = said.splitlines()
+        assert first.endswith("there is no such file")
+        assert len(others) == (3 if arguments == ("validate",) else 0)
 
     def test_a_directory_is_no_manifest(self, command: Command, tmp_path: Path) -> None:
         done = command("validate", tmp_path)
@@ -121,7 +129,7 @@ class TestWrongUse:
     def test_help_and_version_are_fine(self, command: Command) -> None:
         for argument in ("--help", "-h", "--version"):
             assert command(argument).returncode == 0
-        for name in ("validate", "run", "providers", "tapes", "demo"):
+        for name in ("validate", "run", "providers", "tapes", "demo", "explain"):
             assert name.encode() in command("--help").stdout
             assert command(name, "--help").returncode == 0
 
