@@ -476,6 +476,7 @@ class TestClose:
         assert world.said == ["started", "stopped"]
         assert (world.fake.open_count, list(runtime.registry)) == (0, [])
         assert runtime.status().state == "stopped"
+        assert runtime.registry._retired_listeners == (), "a registry that lives on does not keep it alive"
         with pytest.raises(DefaultNotSetError):
             runtime.registry.get_default_storage()
 
@@ -675,6 +676,17 @@ class TestDoubt:
     ) -> None:
         world.runtime._findings = (Finding("SC110", "half", Mark.at_start("registry.yaml")),)
         assert not is_in_doubt("half")
+
+    def test_who_has_asked_before_does_not_count_for_what_the_watch_finds(
+        self, world: World, clock: list[float]
+    ) -> None:
+        runtime = world.use(world.make(watch=True, watch_mode="poll", poll_interval_seconds=60))
+        world.start("a", a={})
+        runtime.reload()
+        world.put("version: 2")
+        runtime._tick()
+        until(lambda: runtime._requests.done == runtime._requests.asked)
+        assert (world.said, runtime.status().state) == (["started"], "ok")
 
     def test_who_asks_gets_a_verdict_at_once(self, world: World) -> None:
         world.use(world.make(watch=True, watch_mode="poll", poll_interval_seconds=60))
