@@ -1,0 +1,39 @@
+"""`types` as its users run it."""
+
+from __future__ import annotations
+
+import json
+
+from shadowcat_registry.catalog import Catalog
+
+from .conftest import Command
+
+
+class TestTypes:
+    def test_it_is_a_table_for_people(self, command: Command) -> None:
+        done = command("types")
+        assert (done.returncode, done.stderr) == (0, b"")
+        head, *rows = done.stdout.decode().splitlines()
+        assert head.split() == ["TYPE", "VERSION", "CAPABILITIES", "DESCRIPTION"]
+        assert [row.split()[:3] for row in rows] == [
+            ["filesystem", "1.0.0", "local_storage"],
+            ["memory", "1.0.0", "-"],
+        ]
+        assert rows[1].endswith("Tapes in the memory of the process, bounded, for tests")
+
+    def test_it_is_an_object_for_programs(self, command: Command) -> None:
+        done = command("types", "--json")
+        assert (done.returncode, done.stderr) == (0, b"")
+        answer = json.loads(done.stdout)
+        assert answer["version"] == 1
+        assert [it["name"] for it in answer["types"]] == list(Catalog().names())
+        assert answer["types"][0] == {
+            "name": "filesystem",
+            "display_name": "Filesystem",
+            "version": "1.0.0",
+            "description": "Tapes as JSON Lines files in a directory",
+            "capabilities": ["local_storage"],
+        }
+
+    def test_it_takes_no_argument(self, command: Command) -> None:
+        assert command("types", "memory").returncode == 2
