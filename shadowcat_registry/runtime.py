@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, Self
 from .catalog import Catalog
 from .errors import Finding, ManifestError, ManifestNotFoundError, RuntimeClosedError
 from .events import WIRE_VERSION, Event, EventName, Subscriber, Subscribers
-from .load import load_manifest
+from .load import ManifestLoader
 from .manifest import Manifest
 from .marks import Mark
 from .metadata import Holder, ProviderInfo, format_time
@@ -150,7 +150,9 @@ class Runtime:
             base_directory=self.path.parent if self.path is not None else None
         )
         self._catalog = catalog or Catalog()
-        self._environ = environ
+        self._loader = (
+            None if self.path is None else ManifestLoader(self.path, self._catalog, environ=environ)
+        )
         self._eager = eager
         self._subscribers = Subscribers()
         # Guards the fields below and `_requests`; nothing foreign is called under it.
@@ -345,9 +347,9 @@ class Runtime:
     def _files(self) -> tuple[Path, ...]:
         with self._changed:
             manifest = self._manifest
-        if manifest is not None:
-            return manifest.files
-        return (self.path,) if self.path is not None else ()
+        running = manifest.files if manifest is not None else ()
+        # Those that a rejected manifest asks for too: to mend one of them is to mend the manifest.
+        return running if self._loader is None else tuple(dict.fromkeys([*running, *self._loader.files()]))
 
     def _tick(self) -> None:
         with suppress(RuntimeClosedError):
@@ -396,9 +398,9 @@ class Runtime:
                 return
 
     def _apply_first(self) -> Report:
-        if self.path is None:
+        if self._loader is None:
             return Report.nothing(self.registry.snapshot().generation)
-        manifest = load_manifest(self.path, self._catalog, environ=self._environ)
+        manifest = self._loader.load()
         report = self._reconcile(manifest, None)
         if report.findings:
             raise ManifestError(report.findings)
@@ -427,12 +429,12 @@ class Runtime:
         manifest: Manifest | None = None
         report: Report | None = None
         running = self._manifest
-        path = self.path
-        if path is None or running is None:
+        path, loader = self.path, self._loader
+        if path is None or loader is None or running is None:
             return
         absent = False
         try:
-            manifest = load_manifest(path, self._catalog, environ=self._environ)
+            manifest = loader.load()
             report = self._reconcile(manifest, running.default)
             findings = report.findings
         except ManifestNotFoundError as error:

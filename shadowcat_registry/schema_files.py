@@ -45,6 +45,14 @@ def manifest_schema() -> dict[str, Any]:
     return schema
 
 
+def fragment_schema() -> dict[str, Any]:
+    """The schema of an included file: that of `registry.yaml` without `defaults`, nothing but its version
+    required."""
+    schema = manifest_schema()
+    del schema["properties"]["defaults"], schema["if"], schema["else"]
+    return schema
+
+
 def provider_schema(type_name: str) -> dict[str, Any]:
     """A copy of the config schema of a built-in provider type.
 

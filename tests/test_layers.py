@@ -33,8 +33,8 @@ RANKS: dict[str, float] = {
     "sight": 2,
     "settle": 2.1,
     "hints": 2.1,
-    "watch": 2.2,
     "patterns": 2,
+    "watch": 2.2,
     # what stands on the contracts
     "interpolate": 3,
     "schema": 3,
@@ -46,7 +46,9 @@ RANKS: dict[str, float] = {
     # the two sides, which meet only in `reconcile`: a manifest, and a live registry
     "manifest": 4,
     "excerpts": 4,
-    "load": 4.1,
+    "includes": 4,
+    "assemble": 4.1,
+    "load": 4.2,
     "editor": 4,
     "plan": 4,
     "leases": 4,

@@ -21,6 +21,7 @@ from shadowcat_registry.errors import (
     RuntimeClosedError,
 )
 from shadowcat_registry.events import Event
+from shadowcat_registry.manifest import Manifest
 from shadowcat_registry.marks import Mark
 from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.runtime import Runtime
@@ -286,12 +287,21 @@ class TestReload:
         assert first.result().result == "committed"
         assert runtime.registry.get_default_config("a") == {"n": 2}
 
-    def test_many_questions_during_a_run_are_one_run(self, world: World) -> None:
+    def test_many_questions_during_a_run_are_one_run(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         gate = Gate()
         reads: list[object] = []
         runtime = world.start("a", a={})
         world.fake.on_create = gate
-        world.fake.on_validate = reads.append
+        assert runtime._loader is not None
+        load = runtime._loader.load
+
+        def counted() -> Manifest:
+            reads.append(None)
+            return load()
+
+        monkeypatch.setattr(runtime._loader, "load", counted)
         world.write("a", a={"n": 1})
         first = Running(runtime.reload)
         gate.reached()

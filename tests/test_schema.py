@@ -393,7 +393,7 @@ class TestCheckSchema:
 
     def test_the_manifest_schema_accepts_only_what_acts(self) -> None:
         schema = manifest_schema()
-        assert schema["properties"].keys() == {"version", "defaults", "providers"}
+        assert schema["properties"].keys() == {"version", "include", "defaults", "providers"}
         assert schema["$defs"]["provider"]["properties"].keys() == {"type", "display_name", "config"}
 
     @pytest.mark.parametrize(

@@ -1,0 +1,193 @@
+"""A manifest's files: the one it was loaded from, and those that it and they include.
+
+Reads and parses; a text that was parsed before is not parsed again. Of what a file says, this knows the
+field `include` and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from .document import MAX_BYTES, MAX_NODES, Document, parse_document
+from .errors import Finding, ManifestError
+from .interpolate import describe, has_reference
+from .marks import Pointer
+from .sight import read_settled
+
+MAX_FILES: Final = 1_000
+MAX_INCLUDE_DEPTH: Final = 8
+_MAX_PATTERN_MATCHES: Final = 10_000
+_MAGIC: Final = frozenset("*?[")
+
+PartKey = tuple[str, bytes]
+"""The name that a file has in marks, and the SHA-256 of its content."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """One file of a manifest, as it was read."""
+
+    path: Path
+    key: PartKey
+    document: Document
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BrokenPart:
+    """A file that could not be parsed."""
+
+    data: bytes
+    findings: tuple[Finding, ...]
+
+    def __repr__(self) -> str:
+        return "<BrokenPart>"  # no content: it may be secret
+
+
+class PartReader:
+    """Reads a manifest's files, each once, however often it is included. For one manifest, then thrown away.
+
+    `parsed` are documents of an earlier load, by their key; what is among them is not parsed again.
+    """
+
+    def __init__(self, parsed: Mapping[PartKey, Document]) -> None:
+        self.parts: list[Part] = []
+        """The manifest itself, then the others in the order in which they are included."""
+        self.broken: list[BrokenPart] = []
+        self.findings: list[Finding] = []
+        """About what includes; what is wrong inside of a file is with the broken ones."""
+        self.files: list[Path] = []
+        """Every file that was asked for, also those that could not be read."""
+        self.patterns: list[Path] = []
+        """What new files may come to match."""
+        self._parsed = parsed
+        self._seen: set[str] = set()
+        self._bytes_left = MAX_BYTES
+        self._nodes_left = MAX_NODES
+        self._is_full = False
+
+    def read(self, path: Path, source: str, data: bytes) -> None:
+        """Begin with `data`, the content of the manifest at `path`; `source` is its name in marks."""
+        self._seen.add(os.path.normpath(path))
+        self._add(path, source, data, ())
+
+    def _add(self, path: Path, source: str, data: bytes, chain: tuple[Part, ...]) -> Part | None:
+        self.files.append(path)
+        key = (source, sha256(data).digest())
+        try:
+            document = self._parsed.get(key) or parse_document(data, source)
+        except ManifestError as error:
+            self.broken.append(BrokenPart(data, error.findings))
+            return None
+        self._bytes_left -= len(data)
+        self._nodes_left -= document.node_count
+        part = Part(path, key, document)
+        self.parts.append(part)
+        entries = document.value.get("include") if isinstance(document.value, dict) else None
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            # What is not of the right form, the schema of the manifest refuses.
+            if isinstance(entry, str) and entry and "**" not in entry and not has_reference(entry):
+                self._follow(entry, ("include", index), (*chain, part))
+        return part
+
+    def _follow(self, entry: str, place: Pointer, chain: tuple[Part, ...]) -> None:
+        including = chain[-1]
+        found = [including.path.parent / entry]
+        if _MAGIC & set(entry):
+            self.patterns += found
+            try:
+                found = expand(found[0])
+            except OSError as error:
+                message = f"a directory of this pattern cannot be read: {describe(error)}"
+                self._find("SC117", message, place, including)
+                return
+        for path in found:
+            if self._is_full:
+                return
+            source = str(path)
+            if not Path(entry).is_absolute():
+                beside = os.path.relpath(path, including.path.parent)
+                source = os.path.normpath(Path(including.document.source).parent / beside)
+            self._include(path, source, place, chain)
+
+    def _include(self, path: Path, source: str, place: Pointer, chain: tuple[Part, ...]) -> None:
+        including = chain[-1]
+        normal = os.path.normpath(path)
+        names = [part.document.source for part in chain]
+        if normal in (os.path.normpath(part.path) for part in chain):
+            message = "files that include each other: " + " → ".join([*names[:20], source])
+            self._find("SC308", message, place, including)
+            return
+        if normal in self._seen:
+            return
+        if len(chain) > MAX_INCLUDE_DEPTH:
+            message = f"included over more than {MAX_INCLUDE_DEPTH} files: {' → '.join(names)}"
+            self._find("SC608", message, place, including)
+            return
+        if len(self._seen) >= MAX_FILES:
+            self._stop("SC609", f"more than {MAX_FILES:,} files", place, including)
+            return
+        self._seen.add(normal)
+        try:
+            data = read_settled(path, limit_bytes=self._bytes_left + 1)
+        except OSError as error:
+            self.files.append(path)  # it may come yet
+            is_missing = isinstance(error, FileNotFoundError)
+            reason = "does not exist" if is_missing else f"cannot be read: {describe(error)}"
+            hint = f"a relative path is relative to {including.document.source}" if is_missing else None
+            self._find("SC117", f"the included file {source} {reason}", place, including, hint)
+            return
+        if len(data) > self._bytes_left:
+            message = f"the files together have more than {MAX_BYTES // 1024 // 1024} MiB"
+            self._stop("SC601", message, place, including)
+            return
+        self._add(path, source, data, chain)
+        if self._nodes_left < 0:
+            self._stop("SC603", f"the files together have more than {MAX_NODES:,} values", place, including)
+
+    def _stop(self, code: str, message: str, place: Pointer, including: Part) -> None:
+        self._is_full = True
+        self._find(code, message, place, including)
+
+    def _find(
+        self, code: str, message: str, place: Pointer, including: Part, hint: str | None = None
+    ) -> None:
+        self.findings.append(Finding(code, message, including.document.mark(place), place, hint))
+
+
+def expand(pattern: Path) -> list[Path]:
+    """What matches an absolute path with `*`, `?` and `[…]` in its parts, sorted; directories, and hidden
+    names unless the pattern asks for them, are left out. A directory that does not exist holds nothing.
+
+    Raises:
+        OSError: a directory on the way cannot be read, or too many match: what matches is not known.
+    """
+    found = [Path(pattern.anchor)]
+    for part in pattern.parts[1:]:
+        if not _MAGIC & set(part):
+            found = [directory / part for directory in found]
+            continue
+        matches: list[Path] = []
+        for directory in found:
+            matches += [directory / name for name in _names(directory) if _matches(name, part)]
+            if len(matches) > _MAX_PATTERN_MATCHES:
+                raise OSError(f"more than {_MAX_PATTERN_MATCHES:,} files match")
+        found = matches
+    # A link that leads nowhere is there: to leave it out would be to take its providers away.
+    return sorted(path for path in found if os.path.lexists(path) and not path.is_dir())
+
+
+def _names(directory: Path) -> Iterable[str]:
+    try:
+        return os.listdir(directory)  # noqa: PTH208 - names are wanted, and this runs each second
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch(name, pattern) and (not name.startswith(".") or pattern.startswith("."))
