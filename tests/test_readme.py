@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from .reference import with_reference
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 if not README.exists():
@@ -88,6 +90,13 @@ class TestWords:
 
         for name in cli.list_commands(None):  # type: ignore[arg-type]
             assert f"| `{name}" in TEXT
+
+    def test_the_reference_of_the_manifest_is_current(self) -> None:
+        assert with_reference(TEXT) == TEXT, "run: python -m tests.reference"
+
+    @pytest.mark.parametrize("name", ["`defaults.config.<name>`", "`providers.<name>.type`", "`max_bytes`"])
+    def test_the_reference_has_the_fields_of_all_schemas(self, name: str) -> None:
+        assert f"\n| {name} | " in TEXT
 
     def test_the_two_commands_are_there(self) -> None:
         assert len(re.findall(r"^sh \.ci/setup.*$", TEXT, re.MULTILINE)) == 2

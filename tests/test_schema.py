@@ -17,9 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shadowcat_registry.editor import EDITOR_SCHEMA
 from shadowcat_registry.errors import Problem
 from shadowcat_registry.marks import Pointer
 from shadowcat_registry.schema import (
+    _subschemas,
     check_schema,
     fill_defaults,
     make_paths_absolute,
@@ -37,6 +39,11 @@ json_values = st.recursive(
     ),
     max_leaves=10,
 )
+UNITS = {"bytes", "tapes", "frames", "seconds", "days", "percent"}
+"""What the numbers of a config are in, at the end of their names."""
+WRITTEN = sorted(path for path in schema_directory().rglob("*.json") if path.name != EDITOR_SCHEMA)
+"""The schemas that are not made of the others."""
+
 mappings = st.dictionaries(st.text("abc", max_size=1), json_values, max_size=3)
 
 SCHEMA: dict[str, Any] = {
@@ -391,6 +398,14 @@ class TestCheckSchema:
             for example in part.get("examples", ()):
                 assert problems({**part, "$defs": schema.get("$defs", {})}, example) == (), name
 
+    @pytest.mark.parametrize("path", WRITTEN, ids=lambda it: it.name)
+    def test_every_field_of_ours_is_explained_and_has_its_unit_in_its_name(self, path: Path) -> None:
+        for name, part, is_required in declared(json.loads(path.read_text(encoding="utf-8"))):
+            assert all(part[keyword] for keyword in ("title", "description", "examples")), name
+            assert is_required or "default" in part or "Without it" in part["description"], name
+            if part["type"] in ("integer", "number"):
+                assert "const" in part or name.rpartition("_")[2] in UNITS, name
+
     def test_the_manifest_schema_accepts_only_what_acts(self) -> None:
         schema = manifest_schema()
         assert schema["properties"].keys() == {"version", "include", "defaults", "providers"}
@@ -512,6 +527,17 @@ class TestCheckSchema:
         first = check_schema(schema)
         monkeypatch.setattr("shadowcat_registry.schema._faults", None)  # would fail if it were called
         assert check_schema(deepcopy(schema)) == first != ()
+
+
+def declared(schema: dict[str, Any]) -> list[tuple[str, dict[str, Any], bool]]:
+    """Every field with what is said of it, and whether it has to be there."""
+    found = []
+    for _, part in _subschemas(schema):
+        # `providers` has to be there where nothing is included.
+        required = [*part.get("required", ()), *part.get("else", {}).get("required", ())]
+        for name, child in part.get("properties", {}).items():
+            found.append((name, child, name in required))
+    return found
 
 
 def fields(schema: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
