@@ -38,6 +38,8 @@ _between = re.compile(r"(?P<comment>(?:^|(?<=\s))#.*)|[^\s{}\[\],:?-]+", re.DOTA
 _reference = re.compile(
     r"\$\$|\$\{(?:env:)?[A-Za-z_][A-Za-z0-9_]*\}|\$\{env:\w+:\?[^{}]*\}|\$\{file:[^{}]*\}"
 )
+# What may be left of one that is misspelt, with its default still in it.
+_like_reference = re.compile(r"[${}]|:[-?]")
 _field = re.compile(r"(?:[{\[,] *)?(?<![^\s{\[,])([A-Za-z_][A-Za-z0-9_-]*) *:(?=\s|$)(?: +[\[{])?")
 _lead = re.compile(r"\s*(?:- +)*[\[{]?")
 _INDICATORS: Final = frozenset("{}[],:*&!|>%@`\"'\\$-?#\t<")
@@ -220,7 +222,7 @@ def _may_be_shown(
             return "number" in kinds
         case str():
             literal = _reference.sub("", value)
-            harmless = "${" not in literal and mask({"": value}, ()) == {"": value}
+            harmless = not _like_reference.search(literal) and mask({"": value}, ()) == {"": value}
             return harmless and ("string" in kinds or (bool(kinds) and not literal))
     return False
 

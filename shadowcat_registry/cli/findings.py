@@ -29,7 +29,9 @@ def say_findings(
     by_mark = {excerpt.mark: excerpt for excerpt in excerpts}
     color = _wants_color(to_stderr=to_stderr)
     for finding in findings:
-        for line in render(finding, by_mark.get(finding.mark), color=color):
+        # That there are more findings is not about the line of the first of them.
+        excerpt = by_mark.get(finding.mark) if finding.code != "SC607" else None
+        for line in render(finding, excerpt, color=color):
             say(line, err=to_stderr, color=color)
         say(err=to_stderr)
 
