@@ -473,7 +473,8 @@ def _problems(type_: _Type, spec: ProviderSpec, resolved: Resolved) -> list[Prob
     """All that is wrong with a complete config, by its references, its schema and its type."""
     found = list(resolved.problems)
     for problem in problems(type_.schema, spec.config):
-        if any(problem.pointer[:depth] in resolved.unresolved for depth in range(len(problem.pointer) + 1)):
+        at = problem.pointer[: len(problem.pointer) - problem.on_key]  # a wrong key is wrong with any value
+        if any(at[:depth] in resolved.unresolved for depth in range(len(at) + 1)):
             continue  # what the value would be is not known
         if problem.code == "SC209" and any(
             place[: len(problem.pointer)] == problem.pointer for place in resolved.unresolved
