@@ -69,10 +69,9 @@ def _fit(excerpt: Excerpt) -> tuple[str, int, int]:
     text = excerpt.text
     before = _cut_left([_visible(c) for c in text[: excerpt.start]], _BEFORE_COLUMNS)
     place = _cut_right([_visible(c) for c in text[excerpt.start : excerpt.end]], _PLACE_COLUMNS)
-    left = _width(before)
-    both = _width(before + place)  # together: a mark may combine with the character in front of it
-    after = _cut_right([_visible(c) for c in text[excerpt.end :]], max(_LINE_COLUMNS - both, 1))
-    return before + place + after, left, max(both - left, 1)
+    left, width = _width(before), _width(place)
+    after = _cut_right([_visible(c) for c in text[excerpt.end :]], _LINE_COLUMNS - left - width)
+    return before + place + after, left, max(width, 1)
 
 
 def _visible(character: str) -> str:
