@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowcat_registry import pages
+from shadowcat_registry import document, pages
 from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.codes import CODES
 from shadowcat_registry.errors import Finding, ManifestError
@@ -77,6 +77,20 @@ class TestPages:
         assert (it.wrong, it.right) == (None, None)
         assert it.no_example
         assert it.no_example in str(it)
+
+    @pytest.mark.parametrize(
+        ("code", "bound"),
+        [
+            ("SC601", f"{document.MAX_BYTES >> 20} MiB"),
+            ("SC602", f"{document.MAX_DEPTH} levels"),
+            ("SC603", f"{document.MAX_NODES:,} values"),
+            ("SC604", f"{document.MAX_SCALAR_CHARACTERS:,} characters"),
+            ("SC605", f"{document.MAX_DIGITS} digits"),
+            ("SC606", f"{document.MAX_ALIASED_NODES:,} values"),
+        ],
+    )
+    def test_a_budget_is_the_one_that_is_held(self, code: str, bound: str) -> None:
+        assert f"more than {bound}" in page(code).meaning
 
     def test_what_is_no_code_has_none(self) -> None:
         with pytest.raises(KeyError):
