@@ -9,10 +9,10 @@ from .conftest import Command
 
 
 class TestDemo:
-    def test_no_frame_is_lost_and_nothing_is_left(self, command: Command, tmp_path: Path) -> None:
+    def test_no_frame_is_lost_and_nothing_is_left(self, process: Command, tmp_path: Path) -> None:
         scratch = tmp_path / "scratch"
         scratch.mkdir()
-        done = command("demo", TMPDIR=str(scratch), TEMP=str(scratch), TMP=str(scratch))
+        done = process("demo", TMPDIR=str(scratch), TEMP=str(scratch), TMP=str(scratch))
         said = done.stdout.decode()
         assert (done.returncode, done.stderr) == (0, b"")
         for event in ("committed", "rejected", "recovered", "retired"):

@@ -47,9 +47,9 @@ class TestProviders:
             assert done.returncode == 0
             assert b"canary-7a1f" not in done.stdout + done.stderr
 
-    def test_an_invalid_manifest_shows_its_findings(self, command: Command, manifest: Path) -> None:
+    def test_an_invalid_manifest_shows_its_findings(self, process: Command, manifest: Path) -> None:
         manifest.write_text(MANIFEST.replace("type: filesystem", "type: nothing"))
-        done = command("providers")
+        done = process("providers")
         assert done.returncode == 1
         assert b"error[SC302]: " in done.stderr
         assert b"registry.yaml:5:11\n" in done.stderr

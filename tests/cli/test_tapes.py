@@ -100,13 +100,13 @@ class TestImportAndExport:
         assert (done.returncode, done.stdout) == (1, b"")
         assert b"there is no tape 'nothing-here'" in done.stderr
 
-    def test_a_torn_tail_is_left_out_and_said(self, command: Command, manifest: Path, tmp_path: Path) -> None:
+    def test_a_torn_tail_is_left_out_and_said(self, process: Command, manifest: Path, tmp_path: Path) -> None:
         whole = (DATA / f"{SMALL}.jsonl").read_bytes()
         (tmp_path / "torn.jsonl").write_bytes(whole + b'{"type":"fra')
-        done = command("tapes", "import", "torn.jsonl")
+        done = process("tapes", "import", "torn.jsonl")
         assert done.returncode == 0
         assert b"12 bytes behind the last line end" in done.stderr
-        assert command("tapes", "export", SMALL).stdout == whole
+        assert process("tapes", "export", SMALL).stdout == whole
 
     def test_a_reader_that_leaves_is_no_traceback(
         self, command: Command, manifest: Path, tmp_path: Path

@@ -13,8 +13,8 @@ from .conftest import MANIFEST, Command
 
 
 class TestAValidManifest:
-    def test_says_so_and_touches_nothing(self, command: Command, manifest: Path, tmp_path: Path) -> None:
-        done = command("validate")
+    def test_says_so_and_touches_nothing(self, process: Command, manifest: Path, tmp_path: Path) -> None:
+        done = process("validate")
         assert (done.returncode, done.stderr) == (0, b"")
         assert done.stdout == b"registry.yaml: valid, 1 provider, default filesystem\n"
         assert [path.name for path in tmp_path.iterdir()] == ["registry.yaml"]
