@@ -28,13 +28,12 @@ from .manifest import Manifest
 from .marks import Pointer
 from .metadata import ProviderSpec
 from .schema import (
+    Compiled,
     check_schema,
+    compiled,
     fill_defaults,
-    make_paths_absolute,
     mentions,
     merge,
-    problems,
-    secret_pointers,
     types_at,
 )
 from .schema_files import fragment_schema, manifest_schema
@@ -48,10 +47,14 @@ class _Type:
     """A provider type that is in use, with its schema; without one if that is broken."""
 
     factory: StorageProviderFactory
-    schema: Mapping[str, Any] | None
+    compiled: Compiled | None
     is_broken: bool = False
     has_paths: bool = False
     has_secrets: bool = False
+
+    @property
+    def schema(self) -> Mapping[str, Any] | None:
+        return None if self.compiled is None else self.compiled.schema
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,13 +150,8 @@ def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 @cache
-def _fragment_schema() -> Mapping[str, Any]:
-    return fragment_schema()
-
-
-@cache
-def _manifest_schema() -> Mapping[str, Any]:
-    return manifest_schema()
+def _form_of(*, is_fragment: bool) -> Compiled:
+    return compiled(fragment_schema() if is_fragment else manifest_schema())
 
 
 class _Builder:
@@ -265,7 +263,7 @@ class _Builder:
             return
         document, before = part.document, len(self.errors)
         is_fragment = document is not self.top
-        for problem in problems(_fragment_schema() if is_fragment else _manifest_schema(), document.value):
+        for problem in _form_of(is_fragment=is_fragment).problems(document.value):
             hint = problem.hint
             if problem.pointer == ("providers",) and problem.code in ("SC202", "SC206"):
                 hint = _NEVER_ALL
@@ -375,7 +373,7 @@ class _Builder:
                 self.add("SC501", message, pointer, hint, on_key=on_key)
             found = self.types[name] = _Type(
                 factory,
-                None if wrong else schema,
+                None if wrong or schema is None else compiled(schema),
                 bool(wrong),
                 has_paths=not wrong and mentions(schema, "x-path"),
                 has_secrets=not wrong and mentions(schema, "x-secret"),
@@ -413,10 +411,10 @@ class _Builder:
             return verdict.spec
         config = fill_defaults(schema, resolved.config)
         secrets = resolved.secrets
-        if type_.has_paths:
-            config = make_paths_absolute(schema, config, base_directory)
-        if type_.has_secrets:
-            secrets |= secret_pointers(schema, config)
+        if type_.compiled is not None and type_.has_paths:
+            config = type_.compiled.with_absolute_paths(config, base_directory)
+        if type_.compiled is not None and type_.has_secrets:
+            secrets |= type_.compiled.secret_pointers(config)
         spec = ProviderSpec(name, entry["type"], config, entry.get("display_name"), secrets)
         found = _problems(type_, spec, resolved)
         for problem in found:
@@ -454,10 +452,10 @@ class _Builder:
         spans: list[tuple[int, int]] = []
         for type_name, pointer in layers:
             type_ = self.types.get(type_name)
-            if type_ is None or not type_.has_secrets or not _exists(root, pointer):
+            if type_ is None or type_.compiled is None or not type_.has_secrets or not _exists(root, pointer):
                 continue
             layer = _at(root, pointer)
-            for place in secret_pointers(type_.schema, layer):
+            for place in type_.compiled.secret_pointers(layer):
                 value = _at(layer, place)
                 if not (isinstance(value, str) and _only_a_reference.fullmatch(value)):
                     spans.append(document.span((*pointer, *place)))
@@ -472,7 +470,7 @@ class _Builder:
 def _problems(type_: _Type, spec: ProviderSpec, resolved: Resolved) -> list[Problem]:
     """All that is wrong with a complete config, by its references, its schema and its type."""
     found = list(resolved.problems)
-    for problem in problems(type_.schema, spec.config):
+    for problem in type_.compiled.problems(spec.config) if type_.compiled is not None else ():
         at = problem.pointer[: len(problem.pointer) - problem.on_key]  # a wrong key is wrong with any value
         if any(at[:depth] in resolved.unresolved for depth in range(len(at) + 1)):
             continue  # what the value would be is not known

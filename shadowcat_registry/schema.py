@@ -13,11 +13,12 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from functools import cache
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from .accelerate import acceptor
 from .errors import Problem, did_you_mean
 from .marks import Pointer
 from .patterns import MAX_TEXT_CHARACTERS, fault_of
@@ -38,7 +39,7 @@ _MAX_NAME_CHARACTERS: Final = 1024
 # Guards the two dicts; nothing is compiled or called under it. A validator itself is never changed once
 # it is built, so threads share it. Both are keyed by the digest of a schema.
 _lock = threading.Lock()
-_validators: dict[bytes, Validator] = {}
+_compiled: dict[bytes, Compiled] = {}
 _checked: dict[bytes, tuple[str, ...]] = {}
 
 
@@ -98,26 +99,16 @@ def make_paths_absolute(
 ) -> dict[str, Any]:
     """A copy of `config` in which the values that its schema marks `x-path` do not depend on the
     working directory any more: relative ones are relative to `base_directory`."""
-    result = deepcopy(dict(config))
-    if schema is not None:
-        base = Path(os.path.abspath(base_directory))  # noqa: PTH100 - resolve() would follow links
-        for pointer, value, parts in _walk(schema, config):
-            if isinstance(value, str) and value and any(part.get("x-path") is True for part in parts):
-                container: Any = result
-                for key in pointer[:-1]:
-                    container = container[key]
-                container[pointer[-1]] = str(base / value)
-    return result
+    if schema is None:
+        return deepcopy(dict(config))
+    return compiled(schema).with_absolute_paths(config, base_directory)
 
 
 def secret_pointers(schema: Schema | None, config: Mapping[str, Any]) -> frozenset[Pointer]:
     """The places of what is secret in `config`: all that any part of its schema marks `x-secret`."""
-    found: set[Pointer] = set()
-    if schema is not None:
-        for pointer, _, parts in _walk(schema, config):
-            if any(part.get("x-secret") is True for part in parts):
-                found.add(pointer)
-    return frozenset(found)
+    if schema is None:
+        return frozenset()
+    return compiled(schema).secret_pointers(config)
 
 
 def declared_at(schema: Schema | None, pointer: Pointer) -> list[Schema]:
@@ -384,14 +375,101 @@ def _same_place(root: Schema, part: Schema) -> Iterator[Schema]:
 
 def problems(schema: Schema | None, config: Any) -> tuple[Problem, ...]:
     """All that is wrong with `config`, pointers relative to it. `schema` has passed `check_schema`."""
-    if schema is None:
-        return ()
+    return () if schema is None else compiled(schema).problems(config)
+
+
+class Compiled:
+    """A schema that has passed `check_schema`, and what is worked out once for all configs. Any thread may
+    use it: it is not changed, and `functools.cached_property` at worst works something out twice."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self._accepts = acceptor(schema)
+        self._places: dict[str, tuple[Pointer, ...] | None] = {
+            keyword: _fixed_places(schema, keyword) for keyword in ("x-path", "x-secret")
+        }
+
+    @cached_property
+    def _validator(self) -> Validator:
+        import referencing
+
+        # An empty registry of our own: without it, a `$ref` to http:// is fetched and file:// is read.
+        made: Validator = _class()(_without_false(self.schema), registry=referencing.Registry())
+        return made
+
+    def problems(self, config: Any) -> tuple[Problem, ...]:
+        """As the function of this name."""
+        if self._accepts is not None and self._accepts(config):
+            return ()
+        return _problems(self._validator, self.schema, config)
+
+    def with_absolute_paths(self, config: Mapping[str, Any], base_directory: Path) -> dict[str, Any]:
+        """As `make_paths_absolute`."""
+        result = deepcopy(dict(config))
+        base = Path(os.path.abspath(base_directory))  # noqa: PTH100 - resolve() would follow links
+        for pointer, value in self.marked("x-path", config):
+            if isinstance(value, str) and value:
+                container: Any = result
+                for key in pointer[:-1]:
+                    container = container[key]
+                container[pointer[-1]] = str(base / value)
+        return result
+
+    def secret_pointers(self, config: Mapping[str, Any]) -> frozenset[Pointer]:
+        """As the function of this name."""
+        return frozenset(pointer for pointer, _ in self.marked("x-secret", config))
+
+    def marked(self, keyword: str, config: Mapping[str, Any]) -> Iterator[tuple[Pointer, Any]]:
+        """The places in `config`, and their values, that any part of the schema marks by `keyword`."""
+        fixed = self._places.get(keyword)
+        if fixed is None:
+            for pointer, value, parts in _walk(self.schema, config):
+                if any(part.get(keyword) is True for part in parts):
+                    yield pointer, value
+            return
+        for pointer in fixed:
+            found: Any = config
+            for name in pointer:
+                if not isinstance(found, Mapping) or name not in found:
+                    break
+                found = found[name]
+            else:
+                yield pointer, found
+
+
+def _fixed_places(schema: Schema, keyword: str) -> tuple[Pointer, ...] | None:
+    """Where a schema marks by `keyword`, if it does so in nothing but `properties` of `properties`."""
+    found: list[Pointer] = []
+    for pointer, part in _subschemas(schema):
+        if part.get(keyword) is True:
+            if set(pointer[::2]) - {"properties"}:
+                return None
+            found.append(pointer[1::2])
+    if found and mentions(schema, "$ref"):  # what is marked may count elsewhere, too
+        return None
+    return tuple(found)
+
+
+def compiled(schema: Schema) -> Compiled:
+    """The one of this schema, kept by the digest of that."""
+    digest = _digest(schema)
+    found = _compiled.get(digest)
+    if found is None:
+        made = Compiled(schema)
+        with _lock:
+            if len(_compiled) >= _MAX_KEPT:
+                _compiled.clear()
+            found = _compiled.setdefault(digest, made)
+    return found
+
+
+def _problems(validator: Validator, schema: Schema, config: Any) -> tuple[Problem, ...]:
     if (place := _overlong_name(config)) is not None:
         message = f"a name of more than {_MAX_NAME_CHARACTERS} characters"
         return (Problem(place, "SC208", message, None, True),)
     found: dict[tuple[Pointer, str, str], Problem] = {}
     try:
-        for error in _validator(schema).iter_errors(config):
+        for error in validator.iter_errors(config):
             for problem in _explain(error, schema):
                 found.setdefault((problem.pointer, problem.code, problem.message), problem)
     except RecursionError:
@@ -456,21 +534,6 @@ def _class() -> Any:
 def _at_the_very_end(pattern: str) -> str:
     # JSON Schema means the `$` of ECMA 262; that of Python also matches in front of a last newline.
     return pattern[:-1] + r"\Z" if pattern.endswith("$") and not pattern.endswith(r"\$") else pattern
-
-
-def _validator(schema: Schema) -> Validator:
-    import referencing
-
-    digest = _digest(schema)
-    validator = _validators.get(digest)
-    if validator is None:
-        # An empty registry of our own: without it, a `$ref` to http:// is fetched and file:// is read.
-        made: Validator = _class()(_without_false(schema), registry=referencing.Registry())
-        with _lock:
-            if len(_validators) >= _MAX_KEPT:
-                _validators.clear()
-            validator = _validators.setdefault(digest, made)
-    return validator
 
 
 def _without_false(schema: Schema) -> dict[str, Any]:

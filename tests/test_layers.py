@@ -34,6 +34,7 @@ RANKS: dict[str, float] = {
     "settle": 2.1,
     "hints": 2.1,
     "patterns": 2,
+    "accelerate": 2,
     "watch": 2.2,
     # what stands on the contracts
     "interpolate": 3,
