@@ -11,10 +11,11 @@ covers the whole run evenly; every fourth schedule has many change points instea
 
 While a scenario is built and run, the lock under `threading.Lock`, `RLock`, `Event`, `Condition` and all
 that stands on them is one that the scheduler sees. So a blocked thread gives way, and when all are
-blocked, that is a deadlock, reported with the stacks. Time is not real: a wait with a timeout times out
-when nothing else can happen, and only then. Locks that exist already are left alone: no thread may be
-switched away from while it holds one of those, so their users must not be among the `files`. The garbage
-collector rests, since it would run at moments that no number decides.
+blocked, that is a deadlock, reported with the stacks. A thread that is started becomes one more. Time is
+not real: a wait with a timeout times out when nothing else can happen, and only then. Locks that exist
+already are left alone: no thread may be switched away from while it holds one of those, so their users
+must not be among the `files`. The garbage collector rests, since it would run at moments that no number
+decides.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 from unittest import mock
 
 from . import instructions
@@ -44,6 +45,13 @@ _PATIENCE_SECONDS: Final = 30.0  # for a thread that blocks on something which i
 _GOLDEN_RATIO: Final = (math.sqrt(5) - 1) / 2
 _DENSE: Final = 4  # every so many schedules, one with many change points
 _real_lock: Final = _thread.allocate_lock
+_NAMES: Final = (
+    "Lock",
+    "_allocate_lock",
+    "_CRLock",
+    "Thread",
+)  # everything else in `threading` stands on these
+_REAL: Final = {name: getattr(threading, name) for name in _NAMES}
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,8 @@ class _Worker:
         self.ended = False
         self.baton = _real_lock()  # free: this worker may run. Whoever runs passes it on.
         self.baton.acquire()
+        self.until_ended = _Lock(schedule)
+        self.until_ended.owner = self
         self.thread = threading.Thread(target=schedule.work, args=(self, action), name=self.name, daemon=True)
 
     @property
@@ -150,33 +160,47 @@ class _Schedule:
     def run(self, build: Callable[[], Scenario]) -> int:
         """Returns the number of steps."""
         with _resting_collector():
-            with _visible_locks(self):
+            with self._visible_locks():
                 scenario = build()
             self._at_each_step = scenario.at_each_step
-            self._workers = [_Worker(self, i, action) for i, action in enumerate(scenario.actions)]
+            for action in scenario.actions:
+                self._add(action)
             priorities = list(range(len(self._workers), 0, -1))
             if self._number:
                 self._random.shuffle(priorities)
             for worker, priority in zip(self._workers, priorities, strict=True):
                 worker.priority = priority
-                worker.thread.start()
-            with _visible_locks(self):
+            with self._visible_locks():
                 self._pass_to(self._choose())
-                for worker in self._workers:
+                for worker in self._workers:  # their number may grow
                     worker.thread.join(_PATIENCE_SECONDS)
                     if worker.thread.is_alive():
                         self._fail(TimeoutError(f"stuck out of the scheduler's sight{self._stacks()}"))
-                self.running = None
-                if self._failure is None:
-                    try:
-                        scenario.at_end()
-                    except Exception as error:  # noqa: BLE001 - reported with the number
-                        self._failure = error
+            self.running = None
+            if self._failure is None:
+                try:
+                    scenario.at_end()
+                except Exception as error:  # noqa: BLE001 - reported with the number
+                    self._failure = error
         if self._failure is not None:
             raise ScheduleFailedError(self._number, self._switches, self._failure) from self._failure
         return self._steps
 
+    def _add(self, action: Callable[[], object]) -> _Worker:
+        worker = _Worker(self, len(self._workers), action)
+        self._workers.append(worker)
+        worker.thread.start()
+        return worker
+
     # ------------------------------------------------------------------ in the threads
+
+    def spawn(self, action: Callable[[], object]) -> _Worker:
+        """One of the threads starts another."""
+        with mock.patch.multiple(threading, **_REAL):  # for its own bookkeeping; all others stand still
+            worker = self._add(action)
+        self._lowest -= 1
+        worker.priority = self._random.choice((self._lowest, -self._lowest + len(self._workers)))
+        return worker
 
     def work(self, worker: _Worker, action: Callable[[], object]) -> None:
         try:
@@ -188,6 +212,7 @@ class _Schedule:
         except BaseException as error:  # noqa: BLE001 - reported by `run`
             self._fail(error)
         worker.ended = True
+        worker.until_ended.owner = None
         if self._failure is None and not all(one.ended for one in self._workers):
             with suppress(_AbandonedError):  # a deadlock of those that are left
                 chosen = self._choose()
@@ -267,6 +292,16 @@ class _Schedule:
 
     # ------------------------------------------------------------------ locks
 
+    def _visible_locks(self) -> AbstractContextManager[object]:
+        lock = partial(_Lock, self)
+        visible: dict[str, Any] = {
+            "Lock": lock,
+            "_allocate_lock": lock,
+            "_CRLock": None,
+            "Thread": partial(_Thread, self),
+        }
+        return mock.patch.multiple(threading, **visible)
+
     def acquire(self, worker: _Worker, lock: _Lock, blocking: bool, timeout_seconds: float) -> bool:
         self.step(worker)
         while lock.owner is not None:
@@ -324,19 +359,31 @@ class _Lock:
         self.release()
 
 
-@contextmanager
-def _visible_locks(schedule: _Schedule) -> Iterator[None]:
-    """Everything else in `threading` stands on these three; the pure RLock is used where C has none."""
+class _Thread:
+    """What `threading.Thread()` makes in a schedule."""
 
-    def lock() -> _Lock:
-        return _Lock(schedule)
+    def __init__(
+        self,
+        schedule: _Schedule,
+        *,
+        target: Callable[..., object],
+        name: str = "",
+        args: Sequence[object] = (),
+        daemon: bool | None = None,
+    ) -> None:
+        self._schedule, self._action, self.name, self.daemon = schedule, partial(target, *args), name, daemon
+        self._worker: _Worker | None = None
 
-    with (
-        mock.patch.object(threading, "Lock", lock),
-        mock.patch.object(threading, "_allocate_lock", lock),
-        mock.patch.object(threading, "_CRLock", None),
-    ):
-        yield
+    def start(self) -> None:
+        self._worker = self._schedule.spawn(self._action)
+
+    def join(self, timeout: float | None = None) -> None:
+        assert self._worker is not None
+        if self._worker.until_ended.acquire(timeout=-1 if timeout is None else timeout):
+            self._worker.until_ended.release()
+
+    def is_alive(self) -> bool:
+        return self._worker is not None and not self._worker.ended
 
 
 @contextmanager

@@ -305,6 +305,23 @@ class TestTheScheduler:
 
         explore(build, 60, HERE)
 
+    def test_a_thread_that_is_started_is_one_more(self) -> None:
+        def build() -> Scenario:
+            it = Counter()
+
+            def start() -> None:
+                thread = threading.Thread(target=it.add, name="another", daemon=True)
+                thread.start()
+                it.add()
+                thread.join()
+                assert not thread.is_alive()
+
+            return Scenario([start], lambda: _equal(it.value, 2))
+
+        explore(build, 1, HERE)
+        with pytest.raises(ScheduleFailedError, match="1 instead of 2"):
+            explore(build, 100, HERE)
+
     def test_tells_what_fails_at_a_step(self) -> None:
         it = Counter()
         build = partial(Scenario, [it.add], at_each_step=lambda: _equal(it.value, 0))
