@@ -53,6 +53,8 @@ if TYPE_CHECKING:
         ProviderRetiringError,
         RecorderOpenError,
         RegistryError,
+        RegistryForkedError,
+        RunningLoopError,
         RuntimeClosedError,
         StalePlanError,
         StorageClosedError,
@@ -69,7 +71,7 @@ if TYPE_CHECKING:
     from .load import load_manifest
     from .manifest import Manifest
     from .marks import Mark
-    from .metadata import Holder, ProviderCapability, ProviderInfo, ProviderMetadata, ProviderSpec
+    from .metadata import Holder, ProviderCapability, ProviderInfo, ProviderMetadata, ProviderSpec, Unclosed
     from .registry import StorageProviderRegistry
     from .runtime import Outcome, Runtime, Status
     from .snapshot import Provider, Snapshot
@@ -90,7 +92,8 @@ _HOMES = {
         "InvalidConfigError InvalidMessageError InvalidMetadataError InvalidNameError InvalidTapeError "
         "InvalidTapeIdError ManifestError ManifestNotFoundError MetadataConflictError "
         "ProviderExistsError ProviderInUseError ProviderNotFoundError ProviderRetiringError "
-        "RecorderOpenError RegistryError RuntimeClosedError StalePlanError StorageClosedError "
+        "RecorderOpenError RegistryError RegistryForkedError RunningLoopError RuntimeClosedError "
+        "StalePlanError StorageClosedError "
         "StorageError StorageFullError StorageUnavailableError TapeBusyError TapeExistsError "
         "TapeNotFoundError UnknownTypeError UnsupportedCapabilityError"
     ),
@@ -98,7 +101,7 @@ _HOMES = {
     "load": "load_manifest",
     "manifest": "Manifest",
     "marks": "Mark",
-    "metadata": "Holder ProviderCapability ProviderInfo ProviderMetadata ProviderSpec",
+    "metadata": "Holder ProviderCapability ProviderInfo ProviderMetadata ProviderSpec Unclosed",
     "registry": "StorageProviderRegistry",
     "runtime": "Outcome Runtime Status",
     "snapshot": "Provider Snapshot",
@@ -151,7 +154,9 @@ __all__ = [
     "ProviderSpec",
     "RecorderOpenError",
     "RegistryError",
+    "RegistryForkedError",
     "RepairReport",
+    "RunningLoopError",
     "Runtime",
     "RuntimeClosedError",
     "Snapshot",
@@ -171,6 +176,7 @@ __all__ = [
     "TapeRecorder",
     "TapeStorage",
     "TapeStorageBackend",
+    "Unclosed",
     "UnknownTypeError",
     "UnsupportedCapabilityError",
     "export_tape",

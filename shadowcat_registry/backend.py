@@ -138,10 +138,15 @@ class CreateContext(Protocol):
     def open(self, name: str) -> TapeStorage:
         """Another provider's storage, for one that stands on it; closed with the backend that asked."""
 
+    async def aopen(self, name: str) -> TapeStorage:
+        """`open` for `acreate`."""
+
 
 @runtime_checkable
 class StorageProviderFactory(Protocol):
-    """A provider type. Optional methods that are used where they exist: `acreate(config, context)`,
+    """A provider type. Optional methods that are used where they exist: `acreate(config, context)`, which
+    the awaitable operations use, and all others where there is no `create`; it runs in a loop of the
+    registry's own, which lives as long as what is open;
     `check(config, context)`, which raises a `StorageError` if the storage could not be opened now and
     touches nothing, `reconfigure(config)` and `close()`."""
 

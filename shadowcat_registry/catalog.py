@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Final, cast
 
+from . import forks
 from .backend import StorageProviderFactory
 from .errors import InvalidNameError, ProviderExistsError, UnknownTypeError
 from .metadata import is_valid_name
@@ -27,9 +28,13 @@ class Catalog:
     def __init__(self, factories: Iterable[StorageProviderFactory] = ()) -> None:
         # Guards the swap of the dict; factories are imported and made outside of it.
         self._lock = threading.Lock()
+        forks.in_child(self, Catalog._start_anew)
         self._factories: dict[str, StorageProviderFactory] = {}
         for factory in factories:
             self.add(factory)
+
+    def _start_anew(self) -> None:
+        self._lock = threading.Lock()
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted({*BUILTIN_TYPES, *self._factories}))

@@ -20,6 +20,8 @@
     ├── StalePlanError             (RuntimeError)  the registry moved on while a plan was prepared
     ├── AlreadyInitializedError    (RuntimeError)  `initialize_storage` was called for another manifest
     ├── RuntimeClosedError         (RuntimeError)  the runtime was closed, or there is nothing to reload
+    ├── RegistryForkedError        (RuntimeError)  it is the parent's, and this is a forked child: reopen
+    ├── RunningLoopError           (RuntimeError)  it would block an event loop; names the awaitable twin
     └── StorageError                               all that goes wrong with tapes
         ├── InvalidTapeIdError     (ValueError)    not safe as a tape id; never rewritten, never a path
         ├── InvalidTapeError       (ValueError)    not a tape, or not one of this format; has a mark
@@ -359,6 +361,28 @@ class AlreadyInitializedError(RegistryError, RuntimeError):
 class RuntimeClosedError(RegistryError, RuntimeError):
     def __str__(self) -> str:
         return "there is nothing to reload: the runtime is closed, was not started, or has no manifest"
+
+
+class RegistryForkedError(RegistryError, RuntimeError):
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} belongs to the parent process and cannot be used in a forked child: reopen it here"
+        )
+
+
+class RunningLoopError(RegistryError, RuntimeError):
+    """`instead` names what to await."""
+
+    def __init__(self, what: str, instead: str) -> None:
+        self.what, self.instead = what, instead
+        super().__init__(what, instead)
+
+    def __str__(self) -> str:
+        return f"{self.what} would block the running event loop: use `await {self.instead}(…)`"
 
 
 class StorageError(RegistryError):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from . import forks
 from .errors import Finding
 from .metadata import format_time
 
@@ -81,6 +82,10 @@ class Subscribers:
         # Guards the swap of the tuple; nothing is called under it.
         self._lock = threading.Lock()
         self._entries: tuple[tuple[object, Subscriber], ...] = ()
+        forks.in_child(self, Subscribers._start_anew)
+
+    def _start_anew(self) -> None:
+        self._lock = threading.Lock()
 
     def add(self, subscriber: Subscriber) -> Callable[[], None]:
         """Returns what ends the subscription; calling that again does nothing."""

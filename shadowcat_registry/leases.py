@@ -10,26 +10,42 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from time import monotonic
-from types import FrameType
-from typing import TYPE_CHECKING
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from .metadata import Holder
 
 if TYPE_CHECKING:
     from .backend import TapeStorageBackend
-    from .storage import TapeStorage
+    from .storage import HandleWatch, TapeStorage
+
+Caller: TypeAlias = tuple[CodeType | str, int, threading.Thread]
+"""Who acquires something: code and the offset in its instructions, or just words; and the thread. Cheap
+to take; it becomes a text when somebody asks."""
+
+_OURS: Final = f"{__package__}."
+_OUTSIDE: Final = f"{__package__}.cli."
 
 
-def find_caller() -> str:
-    """`file:line` of the nearest frame outside of this package (its command line counts as outside)."""
+def find_caller() -> Caller:
+    """The nearest frame outside of this package (its command line counts as outside)."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack() reads source files, 1,000 × slower
-    while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if not module.startswith(_OURS) or module.startswith(_OUTSIDE):
+            return frame.f_code, frame.f_lasti, threading.current_thread()
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "unknown"
+    return caller("unknown")
 
 
-def _is_ours(module: str) -> bool:
-    return module.startswith(f"{__package__}.") and not module.startswith(f"{__package__}.cli.")
+def caller(words: str) -> Caller:
+    """This thread, at a place that is no line of a program."""
+    return words, 0, threading.current_thread()
+
+
+def _line_of(code: CodeType, offset: int) -> int:
+    lines = (line for start, end, line in code.co_lines() if start <= offset < end and line is not None)
+    return next(lines, code.co_firstlineno)
 
 
 @dataclass(eq=False, slots=True)
@@ -62,6 +78,9 @@ class Opening:
     shared: bool
     leases: dict[Lease, None] = field(default_factory=dict)
     backend: TapeStorageBackend | None = None
+    storage_type: str = ""
+    uses: int = 0
+    """How many leases were given out, without those that nobody has had any use of."""
     dependencies: list[TapeStorage] = field(default_factory=list)
     """Storages that the factory opened for it; closed after it, in reverse."""
     constructed: threading.Event = field(default_factory=threading.Event)
@@ -69,26 +88,49 @@ class Opening:
     error: BaseException | None = None
     waits_for: Opening | None = None
     """Whose construction this construction is waiting for; how cycles over threads are found."""
-    closing: bool = False
-    """Its `close()` has been taken on by somebody: nobody else may, and nobody gets a lease."""
+    closing_since: float | None = None
+    """By `monotonic()`. Its `close()` has been taken on by somebody: nobody else may, and nobody gets a
+    lease."""
+    is_late: bool = False
+    """Its `close()` takes so long that this has been said."""
+
+    @property
+    def closing(self) -> bool:
+        return self.closing_since is not None
 
     @property
     def ends_with_last_lease(self) -> bool:
         return not self.shared or self.revision.superseded
 
 
-@dataclass(eq=False, slots=True)
 class Lease:
     """One use of a provider; it counts from before the construction until after the close."""
 
-    opening: Opening
-    acquired_at: str
-    instance_id: str | None = None
-    of_default: bool = False
-    """Acquired as "the default", whatever its name was."""
-    released: bool = False
-    thread: str = field(default_factory=lambda: threading.current_thread().name)
-    since: float = field(default_factory=monotonic)
+    __slots__ = ("caller", "instance_id", "of_default", "opening", "released", "since", "watch")
+
+    def __init__(
+        self, opening: Opening, caller: Caller, instance_id: str | None = None, of_default: bool = False
+    ) -> None:
+        self.opening = opening
+        self.caller = caller
+        self.instance_id = instance_id
+        self.of_default = of_default
+        """Acquired as "the default", whatever its name was."""
+        self.released = False
+        self.since = monotonic()
+        self.watch: HandleWatch | None = None
+        """On the handle that has this lease, if it is dropped unclosed. Readable without the lock."""
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """File and line of the acquisition; line 0: the first is all there is to say."""
+        code, offset, _ = self.caller
+        return (code, 0) if isinstance(code, str) else (code.co_filename, _line_of(code, offset))
+
+    @property
+    def acquired_at(self) -> str:
+        file, line = self.place
+        return f"{file}:{line}" if line else file
 
     def as_holder(self) -> Holder:
         revision = self.opening.revision
@@ -96,7 +138,7 @@ class Lease:
             provider=revision.provider,
             revision=revision.number,
             acquired_at=self.acquired_at,
-            thread=self.thread,
+            thread=self.caller[2].name,
             age_seconds=monotonic() - self.since,
             instance_id=self.instance_id,
         )

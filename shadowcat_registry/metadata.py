@@ -97,6 +97,22 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class Unclosed:
+    """A backend that a `close()` of the registry could not close, or not in time."""
+
+    provider: str
+    revision: int
+    reason: str
+    after_seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"provider {self.provider!r}, revision {self.revision}: "
+            f"{self.reason}, after {self.after_seconds:.1f} s"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderInfo:
     """A provider as it stands: its metadata, and its state at the moment of asking."""
 

@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from functools import partial
+from time import monotonic
+from typing import Final, cast
 
+from . import forks
 from .backend import TapeStorageBackend
+from .bounded import call_each
 from .errors import (
     ConstructionTimeoutError,
     CreationFailedError,
@@ -20,11 +27,15 @@ from .errors import (
     InstanceExistsError,
     InvalidConfigError,
     RegistryError,
+    RunningLoopError,
     StorageClosedError,
 )
-from .leases import Lease, Opening, Revision
-from .metadata import Holder
-from .storage import TapeStorage, translate
+from .leases import Caller, Lease, Opening, Revision
+from .metadata import Holder, Unclosed
+from .storage import HandleWatch, TapeStorage, translate, type_of
+
+CLOSE_PATIENCE_SECONDS: Final = 5.0
+"""How long anybody waits for the `close()` of a backend that is not his own."""
 
 _logger = logging.getLogger(__name__)
 
@@ -60,6 +71,20 @@ class Openings:
         self._revisions: dict[str, tuple[Revision, ...]] = {}
         self._opened: dict[Opening, None] = {}
         self._instances: dict[str, Lease] = {}
+        # Handles that were dropped unclosed. Written by the collector, which may run under any lock.
+        self._dropped: deque[HandleWatch] = deque()
+
+    def start_anew(self, lock: threading.Lock) -> None:
+        """In a forked child: what was open is the parent's, is left alone for ever, and refuses its users."""
+        opened = [
+            opening for revisions in self._revisions.values() for r in revisions for opening in r.openings
+        ]
+        for lease in (lease for opening in opened for lease in opening.leases):
+            if lease.watch is not None:
+                lease.watch.mark_forked()
+        forks.keep((self._revisions, self._opened, self._dropped))
+        self._lock = lock
+        self._revisions, self._opened, self._instances, self._dropped = {}, {}, {}, deque()
 
     # ------------------------------------------------------------------ counting
 
@@ -107,7 +132,7 @@ class Openings:
         return opening
 
     def add_lease(
-        self, opening: Opening, acquired_at: str, instance_id: str | None = None, *, of_default: bool = False
+        self, opening: Opening, caller: Caller, instance_id: str | None = None, *, of_default: bool = False
     ) -> Lease:
         """Locked: from here on, the provider is in use.
 
@@ -116,8 +141,9 @@ class Openings:
         """
         if instance_id is not None:
             self.check_instance(instance_id)
-        lease = Lease(opening, acquired_at, instance_id, of_default)
+        lease = Lease(opening, caller, instance_id, of_default)
         opening.leases[lease] = None
+        opening.uses += 1
         if instance_id is not None:
             self._instances[instance_id] = lease
         return lease
@@ -149,6 +175,7 @@ class Openings:
             chain[-1].waits_for = opening
         try:
             backend = create()
+            opening.storage_type = _type_or_closed(backend)
         except BaseException as error:
             failure = _failure(name, error)
             with self._lock:
@@ -203,7 +230,7 @@ class Openings:
             if not opening.constructed.wait(self._construction_timeout_seconds):
                 raise ConstructionTimeoutError(opening.revision.provider, self._construction_timeout_seconds)
         except BaseException:
-            self.release(lease)
+            self.release(lease, unused=True)
             raise
         finally:
             if chain:
@@ -215,16 +242,21 @@ class Openings:
 
     # ------------------------------------------------------------------ closing
 
-    def release(self, lease: Lease) -> None:
-        """Give a lease back. The last one closes what ends with it, and counts until that is closed."""
+    def release(self, lease: Lease, *, unused: bool = False) -> None:
+        """Give a lease back. The last one closes what ends with it, and counts until that is closed.
+
+        `unused`: nobody has ever had it. A storage of which all leases were such is closed, not kept.
+        """
         opening = lease.opening
         with self._lock:
             if lease.released:
                 return
             lease.released = True
+            lease.watch = None
+            opening.uses -= unused
             last = (
                 len(opening.leases) == 1
-                and opening.ends_with_last_lease
+                and (opening.ends_with_last_lease or not opening.uses)
                 and opening.constructed.is_set()
                 and not opening.closing
             )
@@ -234,6 +266,27 @@ class Openings:
                 self._drop_lease(lease)
         if last:
             self.close(opening)
+
+    def watch(self, lease: Lease, storage: TapeStorage) -> None:
+        """Release this lease when its handle is dropped unclosed: at the next `sweep`."""
+        lease.watch = storage.watch(lease, self._dropped.append)
+
+    def sweep(self) -> None:
+        """Release what was dropped unclosed, with a warning for each, and say whose `close()` hangs."""
+        self.drain()
+        for opening in self._opened.copy():
+            since = opening.closing_since
+            if since is not None and monotonic() - since > CLOSE_PATIENCE_SECONDS and not opening.is_late:
+                self._is_late(opening, monotonic() - since)
+
+    @property
+    def has_dropped(self) -> bool:
+        return bool(self._dropped)
+
+    def drain(self, timeout_seconds: float = CLOSE_PATIENCE_SECONDS) -> None:
+        """The part of `sweep` that every operation does first."""
+        if self._dropped:
+            self._end_dropped(timeout_seconds)
 
     def take_idle(self, revision: Revision) -> Opening | None:
         """Locked: the shared backend of a revision, if nobody uses it; the caller now has to close it."""
@@ -258,25 +311,74 @@ class Openings:
         """Locked: whoever has a revision."""
         return tuple(self._revisions)
 
-    def close(self, opening: Opening) -> None:
-        """Close a backend that was taken to be closed; a failure is logged, and changes nothing."""
+    def close(self, opening: Opening) -> Unclosed | None:
+        """Close a backend that was taken to be closed; a failure is logged, returned, and changes nothing."""
+        revision = opening.revision
+        began = monotonic()
+        failed: Unclosed | None = None
         try:
             if opening.backend is not None:
                 opening.backend.close()
         except KeyboardInterrupt:
             raise
-        except BaseException:  # whatever it is, the next storage has to be closed too
-            _logger.exception("closing the storage of provider %r failed", opening.revision.provider)
+        except BaseException as error:  # whatever it is, the next storage has to be closed too
+            seconds = monotonic() - began
+            failed = Unclosed(
+                revision.provider, revision.number, f"failed with {type(error).__name__}", seconds
+            )
+            _logger.exception(
+                "closing the storage of provider %r failed, after %.1f s", revision.provider, seconds
+            )
         finally:
             self._close_dependencies(opening)
             self._end(opening)
+        return failed
+
+    def close_each(self, openings: Sequence[Opening], timeout_seconds: float) -> tuple[Unclosed, ...]:
+        """Close these, in their order, within this time. What takes longer is named, goes on in a thread of
+        its own, and keeps its leases until it has ended."""
+        results: dict[Opening, Unclosed | None] = {}
+
+        def close(opening: Opening) -> None:
+            results[opening] = self.close(opening)
+
+        late = call_each([partial(close, opening) for opening in openings], timeout_seconds)
+        return tuple(
+            unclosed
+            for opening, seconds in zip(openings, late, strict=True)
+            if (unclosed := results.get(opening) if seconds is None else self._is_late(opening, seconds))
+            is not None
+        )
 
     # ------------------------------------------------------------------ inside
+
+    def _end_dropped(self, timeout_seconds: float) -> None:
+        dropped: list[HandleWatch] = []
+        try:
+            while True:
+                dropped.append(self._dropped.popleft())
+        except IndexError:  # another thread may be at it too
+            pass
+        leases = [cast(Lease, watch.about) for watch in dropped]
+        late = call_each([watch.end for watch in dropped], timeout_seconds)
+        for lease, seconds in zip(leases, late, strict=True):
+            if seconds is not None:
+                self._is_late(lease.opening, seconds)
+            _Warning(lease)
+
+    @staticmethod
+    def _is_late(opening: Opening, seconds: float) -> Unclosed:
+        opening.is_late = True
+        revision = opening.revision
+        unclosed = Unclosed(revision.provider, revision.number, "still closing, and left alone", seconds)
+        _logger.warning("the storage of %s", unclosed)
+        return unclosed
 
     @staticmethod
     def _mark_closing(opening: Opening) -> None:
         """Locked."""
-        opening.closing = True
+        if opening.closing_since is None:
+            opening.closing_since = monotonic()
         if opening.revision.shared is opening:
             opening.revision.shared = None
 
@@ -301,6 +403,7 @@ class Openings:
             self._opened.pop(opening, None)
             for lease in tuple(opening.leases):
                 lease.released = True
+                lease.watch = None
                 self._drop_lease(lease)
             left = self._settle(name)
         if left:
@@ -320,10 +423,40 @@ class Openings:
                 )
 
 
+class _Warning:
+    """Warns when it dies, as an unclosed file does: where warnings are errors, the interpreter reports this
+    one by `sys.unraisablehook`, and the operation that happened to come by does not fail."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+
+    def __del__(self) -> None:
+        lease = self._lease
+        file, line = lease.place
+        text = (
+            f"a storage of provider {lease.opening.revision.provider!r} was dropped without close(); "
+            f"it was acquired at {lease.acquired_at} in thread {lease.caller[2].name}"
+        )
+        warnings.warn_explicit(text, ResourceWarning, file, max(line, 1))
+
+
+def _type_or_closed(backend: TapeStorageBackend) -> str:
+    try:
+        return type_of(backend)
+    except BaseException:
+        try:
+            backend.close()
+        except Exception:
+            _logger.exception("closing a backend that does not say its type failed")
+        raise
+
+
 def _failure(provider: str, error: BaseException) -> BaseException:
     if not isinstance(error, Exception):
         return error  # KeyboardInterrupt and its like are nobody's to rename
-    if isinstance(error, InvalidConfigError | DependencyCycleError | ConstructionTimeoutError):
+    if isinstance(
+        error, InvalidConfigError | DependencyCycleError | ConstructionTimeoutError | RunningLoopError
+    ):
         return error
     if isinstance(error, CreationFailedError) and error.provider == provider:
         return error

@@ -24,6 +24,7 @@ from .errors import (
 from .manifest import Manifest
 from .marks import Mark
 from .metadata import ProviderSpec
+from .openings import CLOSE_PATIENCE_SECONDS
 from .plan import Action, Plan, State, diff, is_same
 from .registry import FALLBACK_DEFAULT, Change, SetDefault, StorageProviderRegistry
 from .snapshot import Provider, Snapshot
@@ -91,7 +92,7 @@ def reconcile(
         except BaseException:
             attempt.dispose()
             raise
-        registry.retire(committed)
+        registry.retire(committed, CLOSE_PATIENCE_SECONDS)
         removed = [action.name for action in plan if action.kind == "remove" and action.name]
         return Report(
             committed.generation,
@@ -109,7 +110,7 @@ def reconcile(
 def make_plan(snapshot: Snapshot, manifest: Manifest, applied_default: str | None) -> Plan:
     """What `manifest` would change. Providers that code registered are not part of it."""
     owned = {
-        name: provider.spec
+        name: provider.declared or provider.spec
         for name, provider in snapshot.items()
         if provider.origin == "manifest" and provider.state == "active"
     }

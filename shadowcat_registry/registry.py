@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from inspect import iscoroutinefunction
+from inspect import isawaitable
 from pathlib import Path
-from typing import Any, Final, cast
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, cast
 
+from . import forks
 from .backend import StorageProviderFactory, TapeStorageBackend
+from .configs import check, complete, complete_unchecked, config_of
 from .errors import (
-    CreationFailedError,
     DefaultNotSetError,
     InitHookError,
     InstanceNotFoundError,
@@ -34,21 +36,36 @@ from .errors import (
     ProviderNotFoundError,
     ProviderRetiringError,
     RegistryError,
+    RunningLoopError,
     RuntimeClosedError,
     StalePlanError,
 )
-from .leases import Lease, Opening, Revision, find_caller
-from .marks import format_dotted
-from .metadata import Config, Holder, Origin, ProviderCapability, ProviderInfo, ProviderSpec, is_valid_name
-from .openings import Openings
-from .schema import check_schema, fill_defaults, make_paths_absolute, merge, problems
+from .exits import close_at_exit
+from .leases import Caller, Lease, Opening, Revision, caller, find_caller
+from .metadata import (
+    Config,
+    Holder,
+    Origin,
+    ProviderCapability,
+    ProviderInfo,
+    ProviderSpec,
+    Unclosed,
+    is_valid_name,
+)
+from .openings import CLOSE_PATIENCE_SECONDS, Openings
+from .overrides import stand_in
+from .schema import check_schema
 from .snapshot import Provider, Snapshot, describe
 from .storage import TapeStorage, translate
+
+if TYPE_CHECKING:
+    from .aio import LoopThread
 
 FALLBACK_DEFAULT: Final = "filesystem"
 """What `get_default_storage` opens as long as nobody has set a default."""
 
 InitHook = Callable[[str], object]
+"""A plain function or a coroutine function."""
 RetiredListener = Callable[[str], object]
 
 _logger = logging.getLogger(__name__)
@@ -94,11 +111,19 @@ class StorageProviderRegistry:
 
     `base_directory` is what relative paths in configs are relative to (default: the working directory
     at the time of use). A caller that needs a storage which somebody else is just constructing waits at
-    most `construction_timeout_seconds`.
+    most `construction_timeout_seconds`. `capture_acquisition=False` saves the walk to the caller's frame
+    (about half a microsecond a lease, more in a deep stack of this package); holders are then `unknown`.
+
+    Whatever is still open when the interpreter exits is closed then. A forked child has the providers and
+    opens storages of its own; what is open in the parent is neither used nor touched there.
     """
 
     def __init__(
-        self, *, base_directory: Path | None = None, construction_timeout_seconds: float = 30.0
+        self,
+        *,
+        base_directory: Path | None = None,
+        construction_timeout_seconds: float = 30.0,
+        capture_acquisition: bool = True,
     ) -> None:
         self._base_directory = base_directory
         # Guards every change of the fields below and of the records in leases.py. Nothing foreign is
@@ -108,6 +133,11 @@ class StorageProviderRegistry:
         self._openings = Openings(self._lock, construction_timeout_seconds, self._settle, self._tell_left)
         self._hooks: tuple[InitHook, ...] = ()
         self._retired_listeners: tuple[RetiredListener, ...] = ()
+        # Of overridden providers: what was there first, then what has come over it.
+        self._layers: dict[str, list[Provider]] = {}
+        self._loop_thread: LoopThread | None = None
+        self._find_caller = find_caller if capture_acquisition else partial(caller, "unknown")
+        forks.in_child(self, StorageProviderRegistry._start_anew)
 
     # ------------------------------------------------------------------ reading, never waits
 
@@ -178,12 +208,12 @@ class StorageProviderRegistry:
             ProviderNotFoundError: there is none of that name.
         """
         provider = self._find(name)
-        check = getattr(provider.factory, "check", None)
-        if check is None:
+        probe = getattr(provider.factory, "check", None)
+        if probe is None:
             return "unknown"
         opening = Opening(provider.live, shared=False)
         try:
-            check(self._config_of(provider), _Context(self, provider, opening))
+            probe(config_of(provider, self._base_directory_of(provider)), _Context(self, provider, opening))
         except Exception as error:  # noqa: BLE001 - foreign code; whatever it raises is the answer
             return f"failing: {translate(error)}"
         finally:
@@ -213,21 +243,61 @@ class StorageProviderRegistry:
             InvalidConfigError: the config is refused, or the schema of the type is broken.
             InitHookError: a hook refused it. Nothing is left behind.
         """
+        provider = self._stage_new(factory, name, config, display_name, replaceable=replaceable)
+        try:
+            with self.staging([provider]):
+                self.run_hooks(provider)
+            self._commit_new(provider)
+        except BaseException:
+            self.discard(provider)
+            raise
+
+    async def aregister(
+        self,
+        factory: StorageProviderFactory,
+        *,
+        name: str | None = None,
+        config: Config | None = None,
+        display_name: str | None = None,
+        replaceable: bool = False,
+    ) -> None:
+        """`register`, awaited. Coroutine functions among the hooks run in this loop, plain ones off it. If
+        it is cancelled, nothing is left behind."""
+        from .aio import call_here, off_loop
+
+        stage = partial(self._stage_new, factory, name, config, display_name, replaceable=replaceable)
+        provider = await off_loop(stage)
+        try:
+            with self.staging([provider]):
+                for hook in self._hooks:
+                    with _refusals(provider.name, hook):
+                        await call_here(hook, provider.name)
+            self._commit_new(provider)  # in this thread: a cancellation comes before it or after it
+        except BaseException:
+            await off_loop(partial(self.discard, provider))
+            raise
+
+    def _stage_new(
+        self,
+        factory: StorageProviderFactory,
+        name: str | None,
+        config: Config | None,
+        display_name: str | None,
+        *,
+        replaceable: bool,
+    ) -> Provider:
+        self._openings.drain()
         type_name = getattr(factory, "name", "")  # `stage` says what is missing
         spec = ProviderSpec(name or type_name, type_name, dict(config or {}), display_name)
         if spec.name in self._snapshot:
             raise ProviderExistsError(spec.name)
-        provider = self.stage(spec, factory, replaceable=replaceable, unchecked=config is None)
+        return self.stage(spec, factory, replaceable=replaceable, unchecked=config is None)
+
+    def _commit_new(self, provider: Provider) -> None:
         try:
-            with self.staging([provider]):
-                self.run_hooks(provider)
-            self.commit([Change(spec.name, None, provider)])
+            self.commit([Change(provider.name, None, provider)])
         except StalePlanError:
-            self.discard(provider)
-            raise ProviderExistsError(spec.name) from None
-        except BaseException:
-            self.discard(provider)
-            raise
+            raise ProviderExistsError(provider.name) from None
 
     def unregister(self, name: str) -> None:
         """Take a provider away, if nobody holds a lease of it.
@@ -236,6 +306,7 @@ class StorageProviderRegistry:
             ProviderNotFoundError: there is none of that name.
             ProviderInUseError: it has leases; says whose. Nothing is changed.
         """
+        self._openings.drain()
         with self._lock:
             provider = self._snapshot[name]
             if self._openings.lease_count(name):
@@ -243,6 +314,12 @@ class StorageProviderRegistry:
                 raise ProviderInUseError(name, len(holders), holders)
             committed = self._commit([Change(name, provider, None)], None)
         self.retire(committed)
+
+    async def aunregister(self, name: str) -> None:
+        """`unregister`, awaited. Once begun, it goes on also if it is cancelled."""
+        from .aio import off_loop
+
+        await off_loop(partial(self.unregister, name))
 
     def set_default(self, name: str) -> None:
         """From now on, `get_default_storage` opens this provider.
@@ -259,15 +336,44 @@ class StorageProviderRegistry:
     def add_init_hook(self, hook: InitHook) -> None:
         """Ask `hook(name)` about every provider that is added, or whose type changes, from now on.
 
-        It runs before anybody else sees the provider, may use the registry, and refuses by raising.
-
-        Raises:
-            TypeError: it is a coroutine function.
+        It runs before anybody else sees the provider, may use the registry, and refuses by raising. A
+        coroutine function runs in the loop of whoever awaits `aregister`, otherwise in a loop of the
+        registry's own; `register` called inside of a running loop refuses it.
         """
-        if iscoroutinefunction(hook):
-            raise TypeError("an init hook is a plain function; this version has no async hooks")
         with self._lock:
             self._hooks = (*self._hooks, hook)
+
+    @contextmanager
+    def override(self, name: str, other: StorageProviderFactory | TapeStorageBackend) -> Iterator[None]:
+        """For a test: within the block, in every thread, this factory or backend is the provider `name`.
+
+        What is open stays open, and is used again after the block. A factory gets the defaults of its own
+        schema as its config; a backend is not closed. Blocks may overlap in any order: the youngest
+        counts. A change of the provider that is committed meanwhile counts more than any override.
+
+        Raises:
+            ProviderNotFoundError, ProviderRetiringError: there is nothing to override.
+        """
+        self._openings.drain()
+        with self._lock:
+            base = self._snapshot[name]
+            if base.state == "retiring":
+                raise ProviderRetiringError(name, self._snapshot.default)
+        layer = stand_in(base, other)
+        with self._lock:
+            base = self._snapshot[name]
+            layers = self._layers.setdefault(name, [])
+            if not layers or layers[-1].live is not base.live:
+                layers.append(base)
+            layers.append(layer)
+            self._put(layer)
+        try:
+            yield
+        finally:
+            with self._lock:
+                idle = self._end_override(layer)
+            for opening in idle:
+                self._openings.close(opening)
 
     # ------------------------------------------------------------------ storages
 
@@ -282,7 +388,12 @@ class StorageProviderRegistry:
             ConstructionTimeoutError: somebody else's construction of it takes too long.
             DependencyCycleError: it is being constructed by a factory that needs this call to return.
         """
-        return self._open_shared(name)
+        return self._handle(*self._acquire_shared(name, self._find_caller()))
+
+    def aopen_storage(self, name: str) -> Coroutine[Any, Any, TapeStorage]:
+        """`open_storage`, awaited. A cancelled call cancels nobody else; a storage that was opened only for
+        callers who are gone is closed again."""
+        return self._aopen(name, self._find_caller())
 
     def get_default_storage(self) -> TapeStorage:
         """`open_storage` of the default provider, which is looked up at each call.
@@ -291,7 +402,11 @@ class StorageProviderRegistry:
             DefaultNotSetError: nobody has set one, and there is no provider `filesystem` to fall back to.
             ProviderNotFoundError: the default is not registered; and as `open_storage`.
         """
-        return self._open_shared(None)
+        return self._handle(*self._acquire_shared(None, self._find_caller()))
+
+    def aget_default_storage(self) -> Coroutine[Any, Any, TapeStorage]:
+        """`get_default_storage`, awaited; as `aopen_storage`."""
+        return self._aopen(None, self._find_caller())
 
     def create_storage(
         self, provider: str, config: Config | None = None, instance_id: str | None = None
@@ -306,19 +421,14 @@ class StorageProviderRegistry:
             ProviderNotFoundError, ProviderRetiringError, CreationFailedError, DependencyCycleError: as
                 `open_storage`.
         """
-        acquired_at = find_caller()
-        with self._lock:
-            declared = self._usable(provider)
-            if instance_id is not None:
-                self._openings.check_instance(instance_id)
-            opening = self._openings.begin(declared.live, shared=False)
-            lease = self._openings.add_lease(opening, acquired_at, instance_id)
-        if config is None and declared.validated:
-            complete: Callable[[], Config] = partial(deepcopy, dict(declared.spec.config))
-        else:
-            complete = partial(self._complete, declared, config or {})
-        self._construct(declared, opening, complete)
-        return self._handle(declared, lease)
+        return self._handle(*self._acquire_own(provider, config, instance_id, self._find_caller()))
+
+    def acreate_storage(
+        self, provider: str, config: Config | None = None, instance_id: str | None = None
+    ) -> Coroutine[Any, Any, TapeStorage]:
+        """`create_storage`, awaited. If it is cancelled, what was created is closed."""
+        who = self._find_caller()
+        return self._awaited(partial(self._acquire_own, provider, config, instance_id, who, awaited=True))
 
     def find_instance(self, instance_id: str) -> TapeStorage:
         """A new lease on the live storage that was created under this id.
@@ -328,33 +438,46 @@ class StorageProviderRegistry:
             ProviderRetiringError: its provider gives out no new lease.
             CreationFailedError, ConstructionTimeoutError: it was still being created.
         """
-        acquired_at = find_caller()
-        with self._lock:
-            opening = self._openings.find_instance(instance_id)
-            if opening is None:
-                raise InstanceNotFoundError(instance_id)
-            declared = self._snapshot.get(opening.revision.provider)
-            if declared is not None and declared.state == "retiring":
-                raise ProviderRetiringError(declared.name, self._snapshot.default)
-            lease = self._openings.add_lease(opening, acquired_at)
-        self._openings.wait(opening, lease)
-        return self._handle(None, lease)
+        return self._handle(*self._acquire_instance(instance_id, self._find_caller()))
 
-    def close(self) -> None:
+    def afind_instance(self, instance_id: str) -> Coroutine[Any, Any, TapeStorage]:
+        """`find_instance`, awaited."""
+        return self._awaited(partial(self._acquire_instance, instance_id, self._find_caller()))
+
+    def sweep(self) -> None:
+        """Give back the leases of handles that were dropped without `close()`, with a `ResourceWarning` for
+        each, and log whose `close()` hangs. Most operations do the former; a runtime does both each second.
+        """
+        self._openings.sweep()
+
+    def close(self, timeout_seconds: float = 10.0) -> tuple[Unclosed, ...]:
         """Close everything that is open, the last opened first, and forget every provider.
 
-        Leases that are still out lose their backend; they are named in the log. The registry is empty
-        afterwards, and can be filled again.
+        Each backend is closed in a thread of its own. Returns, and logs, those that failed and those that
+        took too long: they are left alone, and count until they have closed. An empty answer: all is
+        well. Leases that are still out lose their backend; they are named in the log. The registry is
+        empty afterwards, and can be filled again.
         """
+        deadline = monotonic() + timeout_seconds
+        self._openings.drain(min(timeout_seconds, CLOSE_PATIENCE_SECONDS))
         with self._lock:
             held = [h for name in self._openings.providers() for h in self._openings.holders(name)]
             openings = self._openings.take_all()
             if self._snapshot or self._snapshot.default is not None:
                 self._snapshot = Snapshot({}, None, self._snapshot.generation + 1)
+            loop_thread, self._loop_thread = self._loop_thread, None
         for holder in held:
             _logger.warning("provider %r is closed under its holder %s", holder.provider, holder)
-        for opening in reversed(openings):
-            self._openings.close(opening)
+        unclosed = self._openings.close_each(openings[::-1], max(0.0, deadline - monotonic()))
+        if loop_thread is not None:
+            loop_thread.stop(max(0.0, deadline - monotonic()))
+        return unclosed
+
+    async def aclose(self, timeout_seconds: float = 10.0) -> tuple[Unclosed, ...]:
+        """`close`, awaited. Once begun, it goes on also if it is cancelled."""
+        from .aio import off_loop
+
+        return await off_loop(partial(self.close, timeout_seconds))
 
     # ------------------------------------------------------------------ for the reconciler
 
@@ -392,9 +515,9 @@ class StorageProviderRegistry:
         schema = factory.config_schema()
         if schema is not None and (faults := check_schema(schema)):
             raise InvalidConfigError(spec.name, [f"the schema of its type is broken: {it}" for it in faults])
-        config = self._complete_unchecked(provider, {})
+        config = complete_unchecked(provider, {}, self._base_directory_of(provider))
         if not unchecked:
-            self._check(spec.name, factory, config)
+            check(spec.name, factory, config)
         return replace(provider, spec=replace(spec, config=config))
 
     @contextmanager
@@ -414,14 +537,13 @@ class StorageProviderRegistry:
 
         Raises:
             InitHookError: one refused it.
+            RunningLoopError: one is a coroutine function, and this thread runs an event loop.
         """
         for hook in self._hooks:
-            try:
-                hook(provider.name)
-            except Exception as error:
-                name = getattr(hook, "__qualname__", type(hook).__qualname__)
-                reason = str(error) if isinstance(error, RegistryError) else type(error).__name__
-                raise InitHookError(provider.name, name, reason) from error
+            with _refusals(provider.name, hook):
+                answer = hook(provider.name)
+                if isawaitable(answer):
+                    self._loop().run(answer, "an async init hook", "registry.aregister")
 
     def warm(self, provider: Provider) -> None:
         """Open the shared backend of a staged provider, without a lease.
@@ -430,7 +552,7 @@ class StorageProviderRegistry:
             CreationFailedError, ConstructionTimeoutError, DependencyCycleError: as `open_storage`.
         """
         with self._lock:
-            opening, lease, mine = self._lease_shared(provider, "reload")
+            opening, lease, mine = self._lease_shared(provider, caller("reload"))
         self._ensure_open(provider, opening, lease, mine=mine)
         self._openings.release(lease)
 
@@ -451,14 +573,20 @@ class StorageProviderRegistry:
             RuntimeClosedError: it was cancelled. Nothing is changed.
         """
         changes = tuple(changes)
+        self._openings.drain()
         with self._lock:
             if cancelled is not None and cancelled.is_set():
                 raise RuntimeClosedError
             return self._commit(changes, default)
 
-    def retire(self, committed: Committed) -> None:
-        """Close what a commit left idle. A backend whose `close()` fails is logged."""
-        for opening in reversed(committed.superseded):
+    def retire(self, committed: Committed, timeout_seconds: float | None = None) -> None:
+        """Close what a commit left idle; failures are logged. With a `timeout_seconds`, what takes longer is
+        logged too, and left alone."""
+        idle = committed.superseded[::-1]
+        if timeout_seconds is not None:
+            self._openings.close_each(idle, timeout_seconds)
+            return
+        for opening in idle:
             self._openings.close(opening)
 
     def discard(self, provider: Provider) -> None:
@@ -517,90 +645,142 @@ class StorageProviderRegistry:
             origin=provider.origin,
         )
 
-    # ------------------------------------------------------------------ inside: configs
-
     def _base_directory_of(self, provider: Provider) -> Path:
         return provider.base_directory or self._base_directory or Path.cwd()
 
-    def _complete_unchecked(self, provider: Provider, over: Config) -> Config:
-        schema = provider.factory.config_schema()
-        config = fill_defaults(schema, merge(provider.spec.config, over))
-        return make_paths_absolute(schema, config, self._base_directory_of(provider))
-
-    def _complete(self, provider: Provider, over: Config) -> Config:
-        config = self._complete_unchecked(provider, over)
-        self._check(provider.name, provider.factory, config)
-        return config
-
-    def _check(self, name: str, factory: StorageProviderFactory, config: Config) -> None:
-        wrong = [
-            f"{format_dotted(problem.pointer) or 'config'}: {problem.message}"
-            for problem in problems(factory.config_schema(), config)
-        ]
-        if wrong:
-            raise InvalidConfigError(name, wrong)
-        try:
-            factory.validate_config(config)
-        except ValueError as error:  # by its contract the text holds no value
-            raise InvalidConfigError(name, [str(error)]) from error
-
-    def _config_of(self, provider: Provider) -> Config:
-        if provider.validated:
-            return deepcopy(dict(provider.spec.config))
-        return self._complete(provider, {})
-
     # ------------------------------------------------------------------ inside: opening and closing
 
-    def _open_shared(self, name: str | None) -> TapeStorage:
-        acquired_at = find_caller()
+    def _acquire_shared(
+        self, name: str | None, who: Caller, *, awaited: bool = False
+    ) -> tuple[Provider, Lease]:
+        self._openings.drain()
         with self._lock:
             provider = self._usable(name)
-            opening, lease, mine = self._lease_shared(provider, acquired_at, of_default=name is None)
-        self._ensure_open(provider, opening, lease, mine=mine)
-        return self._handle(provider, lease)
+            opening, lease, mine = self._lease_shared(provider, who, of_default=name is None)
+        self._ensure_open(provider, opening, lease, mine=mine, awaited=awaited)
+        return provider, lease
+
+    def _acquire_own(
+        self,
+        name: str,
+        config: Config | None,
+        instance_id: str | None,
+        who: Caller,
+        *,
+        awaited: bool = False,
+    ) -> tuple[Provider, Lease]:
+        self._openings.drain()
+        with self._lock:
+            provider = self._usable(name)
+            if instance_id is not None:
+                self._openings.check_instance(instance_id)
+            opening = self._openings.begin(provider.live, shared=False)
+            lease = self._openings.add_lease(opening, who, instance_id)
+        self._construct(provider, opening, config, awaited=awaited)
+        return provider, lease
+
+    def _acquire_instance(self, instance_id: str, who: Caller) -> tuple[Provider | None, Lease]:
+        self._openings.drain()
+        with self._lock:
+            opening = self._openings.find_instance(instance_id)
+            if opening is None:
+                raise InstanceNotFoundError(instance_id)
+            declared = self._snapshot.get(opening.revision.provider)
+            if declared is not None and declared.state == "retiring":
+                raise ProviderRetiringError(declared.name, self._snapshot.default)
+            lease = self._openings.add_lease(opening, who)
+        self._openings.wait(opening, lease)
+        return declared, lease
+
+    async def _aopen(self, name: str | None, who: Caller) -> TapeStorage:
+        acquired = self._acquire_open(name, who)
+        if acquired is not None:
+            return self._handle(*acquired)
+        return await self._awaited(partial(self._acquire_shared, name, who, awaited=True))
+
+    def _acquire_open(self, name: str | None, who: Caller) -> tuple[Provider, Lease] | None:
+        """As `_acquire_shared`, if that is possible without waiting for anybody, the lock included."""
+        if self._openings.has_dropped or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            provider = self._usable(name)
+            if (opening := provider.live.shared) is None or opening.backend is None:
+                return None
+            return provider, self._openings.add_lease(opening, who, of_default=name is None)
+        finally:
+            self._lock.release()
+
+    async def _awaited(self, acquire: Callable[[], tuple[Provider | None, Lease]]) -> TapeStorage:
+        from .aio import off_loop
+
+        def give_back(acquired: tuple[Provider | None, Lease]) -> None:
+            self._openings.release(acquired[1], unused=True)
+
+        return self._handle(*await off_loop(acquire, give_back))
 
     def _lease_shared(
-        self, provider: Provider, acquired_at: str, *, of_default: bool = False
+        self, provider: Provider, who: Caller, *, of_default: bool = False
     ) -> tuple[Opening, Lease, bool]:
         """Under the lock: a lease on the shared backend, and whether the caller has to construct that."""
         opening = provider.live.shared
         mine = opening is None
         if opening is None:
             opening = self._openings.begin(provider.live, shared=True)
-        return opening, self._openings.add_lease(opening, acquired_at, of_default=of_default), mine
+        return opening, self._openings.add_lease(opening, who, of_default=of_default), mine
 
-    def _ensure_open(self, provider: Provider, opening: Opening, lease: Lease, *, mine: bool) -> None:
+    def _ensure_open(
+        self, provider: Provider, opening: Opening, lease: Lease, *, mine: bool, awaited: bool = False
+    ) -> None:
         if mine:
-            self._construct(provider, opening, partial(self._config_of, provider))
+            self._construct(provider, opening, None, awaited=awaited)
         elif opening.backend is None:
             self._openings.wait(opening, lease)
 
-    def _construct(self, provider: Provider, opening: Opening, config: Callable[[], Config]) -> None:
-        def create() -> TapeStorageBackend:
-            return provider.factory.create(config(), _Context(self, provider, opening))
+    def _construct(self, provider: Provider, opening: Opening, over: Config | None, *, awaited: bool) -> None:
+        factory: Any = provider.factory
 
+        def create() -> TapeStorageBackend:
+            base_directory = self._base_directory_of(provider)
+            if over is None:
+                config = config_of(provider, base_directory)
+            else:
+                config = complete(provider, over, base_directory)
+            context = _Context(self, provider, opening)
+            if hasattr(factory, "acreate") and (awaited or not hasattr(factory, "create")):
+                # Not in the caller's loop: others wait for it too, and use what it makes for longer.
+                creating: Awaitable[TapeStorageBackend] = factory.acreate(config, context)
+                return self._loop().run(
+                    creating, "an async factory", "registry.aopen_storage", lambda backend: backend.close()
+                )
+            return cast(TapeStorageBackend, factory.create(config, context))
+
+        close_at_exit(self)
         self._openings.construct(opening, create)
+
+    def _loop(self) -> LoopThread:
+        from .aio import LoopThread
+
+        fresh = LoopThread()
+        with self._lock:
+            if self._loop_thread is None:
+                self._loop_thread = fresh
+            return self._loop_thread
 
     def _handle(self, provider: Provider | None, lease: Lease) -> TapeStorage:
         opening = lease.opening
         revision = opening.revision
-        backend = cast(TapeStorageBackend, opening.backend)  # constructed: there is a lease
-        declared = provider or self._snapshot.get(revision.provider)
-        try:
-            return TapeStorage(
-                backend,
-                provider=revision.provider,
-                revision=revision.number,
-                instance_id=lease.instance_id,
-                capabilities=declared.metadata.capabilities if declared is not None else frozenset(),
-                release=partial(self._openings.release, lease),
-                is_superseded=partial(self._is_superseded, lease),
-            )
-        except BaseException as error:  # the backend is asked for its type
-            self._openings.release(lease)
-            if isinstance(error, Exception):
-                raise CreationFailedError(revision.provider, str(translate(error))) from error
-            raise
+        storage = TapeStorage(
+            cast(TapeStorageBackend, opening.backend),  # constructed: there is a lease
+            provider=revision.provider,
+            revision=revision.number,
+            instance_id=lease.instance_id,
+            capabilities=provider.metadata.capabilities if provider is not None else frozenset(),
+            storage_type=opening.storage_type,
+            release=partial(self._openings.release, lease),
+            is_superseded=partial(self._is_superseded, lease),
+        )
+        self._openings.watch(lease, storage)
+        return storage
 
     def _is_superseded(self, lease: Lease) -> bool:
         revision = lease.opening.revision
@@ -608,7 +788,7 @@ class StorageProviderRegistry:
             return True
         return lease.of_default and revision.provider != (self._snapshot.default or FALLBACK_DEFAULT)
 
-    # ------------------------------------------------------------------ inside: commits
+    # ------------------------------------------------------------------ inside: commits, overrides, forks
 
     def _settle(self, name: str) -> bool:
         """Under the lock: let a retiring provider go of which nothing is left; whether it went."""
@@ -661,6 +841,61 @@ class StorageProviderRegistry:
                 self._settle(change.name)
         return Committed(self._snapshot.generation, tuple(retiring), tuple(idle))
 
+    def _put(self, provider: Provider) -> None:
+        """Under the lock: the next snapshot, with this one in its place."""
+        self._openings.adopt(provider.live)
+        providers = {**self._snapshot, provider.name: provider}
+        self._snapshot = Snapshot(providers, self._snapshot.default, self._snapshot.generation + 1)
+
+    def _end_override(self, layer: Provider) -> list[Opening]:
+        """Under the lock: take it away, wherever in the pile it is; what the caller has to close."""
+        layers = self._layers.get(layer.name, [])
+        if layer not in layers:  # this is a forked child, and the block began in its parent
+            return []
+        current = self._snapshot.get(layer.name)
+        layers.remove(layer)
+        if current is not None and current.live is layer.live:
+            current = layers[-1]
+            self._put(current)
+        gone = [layer]
+        if all(each.declared is None for each in layers):  # it was the last override
+            gone += [each for each in layers if current is None or each.live is not current.live]
+            del self._layers[layer.name]
+        for provider in gone:
+            provider.live.superseded = True
+        idle = [self._openings.take_idle(provider.live) for provider in gone]
+        self._settle(layer.name)
+        return [opening for opening in idle if opening is not None]
+
+    def _start_anew(self) -> None:
+        """In a forked child: keep what was registered, and nothing of what is open."""
+        self._lock = threading.Lock()
+        self._openings.start_anew(self._lock)
+        self._loop_thread = None
+        self._layers = {}
+        snapshot = self._snapshot
+        providers = {
+            name: replace(provider, live=Revision(name, provider.revision))
+            for name, provider in snapshot.items()
+            if provider.state == "active"  # a retiring one was there for its holders only
+        }
+        for provider in providers.values():
+            self._openings.adopt(provider.live)
+        self._snapshot = Snapshot(providers, snapshot.default, snapshot.generation)
+
+
+@contextmanager
+def _refusals(provider: str, hook: InitHook) -> Iterator[None]:
+    """What a hook raises is its refusal."""
+    try:
+        yield
+    except RunningLoopError:
+        raise
+    except Exception as error:
+        name = getattr(hook, "__qualname__", type(hook).__qualname__)
+        reason = str(error) if isinstance(error, RegistryError) else type(error).__name__
+        raise InitHookError(provider, name, reason) from error
+
 
 class _Context:
     """What a factory is given: see `CreateContext`."""
@@ -675,4 +910,12 @@ class _Context:
     def open(self, name: str) -> TapeStorage:
         storage = self._registry.open_storage(name)
         self._registry._openings.add_dependency(self._opening, storage)  # noqa: SLF001 - its own registry
+        return storage
+
+    async def aopen(self, name: str) -> TapeStorage:
+        from .aio import off_loop
+
+        storage = await self._registry.aopen_storage(name)
+        add = partial(self._registry._openings.add_dependency, self._opening, storage)  # noqa: SLF001 - as above
+        await off_loop(add)
         return storage

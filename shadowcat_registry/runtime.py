@@ -19,8 +19,9 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
+from . import forks
 from .catalog import Catalog
-from .errors import Finding, ManifestError, ManifestNotFoundError, RuntimeClosedError
+from .errors import Finding, ManifestError, ManifestNotFoundError, RegistryForkedError, RuntimeClosedError
 from .events import WIRE_VERSION, Event, EventName, Subscriber, Subscribers
 from .load import ManifestLoader
 from .manifest import Manifest
@@ -39,6 +40,11 @@ _LONGEST_DOUBT_SECONDS: Final = 5.0
 """A file that is wrong in ever new ways is reported after this."""
 _LOOK_AGAIN_SECONDS: Final = 0.1
 """How often to look for a generation that code has made: nobody is told of those."""
+
+_SWEEP_SECONDS: Final = 1.0
+"""How often to look for handles that were dropped unclosed: the collector can tell nobody."""
+_LEAST_CLOSE_SECONDS: Final = 0.5
+"""What the storages have for closing, however long the rest took."""
 
 _logger = logging.getLogger(__name__)
 _event_logger = logging.getLogger(f"{__package__}.events")
@@ -129,6 +135,8 @@ class _Doubt:
 class Runtime:
     """Keeps `registry` on what the manifest at `path` says. Made by `open_registry`, which starts it.
 
+    In a forked child it is `stopped`: nothing follows the file there. Open the registry anew.
+
     Without a `path` there is nothing to follow; it only gives the registry an owner and an end. Unless
     `eager`, no storage is opened before it is used, not even the default.
     """
@@ -167,6 +175,8 @@ class Runtime:
         self._doubt: _Doubt | None = None  # only the worker's
         self._cancel_retired: Callable[[], None] | None = None
         self._worker: threading.Thread | None = None
+        self._forked = False
+        forks.in_child(self, Runtime._start_anew)
         self._watch: Watch | None = None
         if watch and self.path is not None:
             self._watch = Watch(
@@ -227,6 +237,9 @@ class Runtime:
         factory. Idempotent: a second call waits for the first, unless that would wait for itself.
         """
         current = threading.current_thread()
+        if self._forked:  # what runs here is the parent's; what the child has opened itself is not
+            self.registry.close(timeout_seconds)
+            return
         with self._changed:
             if self._stopping.is_set():
                 if current not in (self._closer, self._worker):
@@ -246,7 +259,7 @@ class Runtime:
                 _logger.warning("a reload still runs foreign code after %g s and is left", timeout_seconds)
         if self._cancel_retired is not None:
             self._cancel_retired()
-        self.registry.close()
+        self.registry.close(max(_LEAST_CLOSE_SECONDS, deadline - monotonic()))
         with self._changed:
             self._state = "stopped"
             self._changed.notify_all()
@@ -268,6 +281,7 @@ class Runtime:
 
         Raises:
             RuntimeClosedError: the runtime was closed, or never started, or has no manifest.
+            RegistryForkedError: this is a forked child of the process that follows the manifest.
             TimeoutError: there is no outcome yet; the reload goes on.
             RuntimeError: called from a subscriber, a hook or a factory: it would wait for itself.
         """
@@ -360,7 +374,14 @@ class Runtime:
             self._requests.left.append(name)
             self._changed.notify_all()
 
+    def _start_anew(self) -> None:
+        """In a forked child: the threads are the parent's, and so is whatever they were doing."""
+        self._changed = threading.Condition()
+        self._forked, self._state = True, "stopped"
+
     def _ask(self, *, explicit: bool) -> int:
+        if self._forked:
+            raise RegistryForkedError(f"the runtime of {self.path}")
         with self._changed:
             if self._stopping.is_set() or self._state == "stopped" or self.path is None:
                 raise RuntimeClosedError
@@ -374,7 +395,8 @@ class Runtime:
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._stopping.is_set() or requests.left or requests.asked > requests.done
+                    lambda: self._stopping.is_set() or requests.left or requests.asked > requests.done,
+                    _SWEEP_SECONDS,
                 )
                 left, requests.left = requests.left, []
                 ticket, explicit = requests.asked, requests.explicit
@@ -382,6 +404,7 @@ class Runtime:
                 due = ticket > requests.done and not stopping
                 requests.explicit = False
             try:
+                self.registry.sweep()
                 if left:
                     self._publish("retired", None, removed=tuple(left))
                 if due:

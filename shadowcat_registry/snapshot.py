@@ -29,7 +29,10 @@ def describe(
     Raises:
         TypeError: it is no factory: something is missing or of the wrong kind.
     """
-    if missing := [name for name in _REQUIRED if not hasattr(factory, name)]:
+    missing = [name for name in _REQUIRED if not hasattr(factory, name)]
+    if missing == ["create"] and hasattr(factory, "acreate"):
+        missing = []
+    if missing:
         raise TypeError(
             f"{type(factory).__qualname__} is no StorageProviderFactory: it has no {', '.join(missing)}"
         )
@@ -60,6 +63,8 @@ class Provider:
     """Registered as a built-in default: a declaration of that name takes its place."""
     validated: bool = True
     """Its config has passed its type's checks; one that was registered without a config has not."""
+    declared: ProviderSpec | None = None
+    """Under an override, what the provider is without it."""
     base_directory: Path | None = None
     """What relative paths are relative to; None: whatever the registry says."""
 

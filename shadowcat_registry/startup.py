@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from . import forks
 from .catalog import BUILTIN_TYPES, Catalog
 from .errors import AlreadyInitializedError
 from .registry import FALLBACK_DEFAULT, Change, SetDefault, StorageProviderRegistry
@@ -27,6 +28,14 @@ _logger = logging.getLogger(__name__)
 # same runtime, so the second has to wait for the first, foreign code in factories and hooks included.
 _initializing = threading.RLock()
 _running: Runtime | None = None
+
+
+def _start_anew() -> None:
+    global _initializing
+    _initializing = threading.RLock()
+
+
+forks.module_in_child(_start_anew)
 
 
 def find_manifest(
@@ -78,7 +87,7 @@ def initialize_storage(path: str | os.PathLike[str] | None = None) -> Runtime:
 
     Without `path`, `$SHADOWCAT_REGISTRY` and `./registry.yaml`, the built-in default serves: `filesystem`
     in `./tapes`. Called again for the same manifest, it returns the runtime that is there; after that has
-    been closed, a new one.
+    been closed, a new one; also in a forked child, where the parent's does not run.
 
     Raises:
         ManifestNotFoundError: a manifest that was named cannot be read.

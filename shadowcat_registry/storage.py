@@ -10,11 +10,13 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from .backend import Appender, Page, RepairReport, StorageStats, TapeQuery, TapeStorageBackend
 from .errors import (
@@ -22,6 +24,7 @@ from .errors import (
     MetadataConflictError,
     RecorderOpenError,
     RegistryError,
+    RegistryForkedError,
     StorageClosedError,
     StorageFullError,
     StorageUnavailableError,
@@ -41,6 +44,9 @@ from .tape import (
     new_tape_id,
     parse_init_line,
 )
+
+if TYPE_CHECKING:
+    from .aio import Lane
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -70,6 +76,11 @@ def translate(error: Exception) -> Exception:
     return StorageFullError(reason) if error.errno in _FULL else StorageUnavailableError(reason)
 
 
+def type_of(backend: TapeStorageBackend) -> str:
+    """Ask a backend for its `storage_type`, which is foreign code; the class serves where it has none."""
+    return getattr(backend, "storage_type", type(backend).__name__)
+
+
 class _Translation:
     """`with translated:` around foreign code, and around nothing else."""
 
@@ -86,12 +97,134 @@ class _Translation:
 translated: Final = _Translation()
 
 
+class _Use:
+    """What a handle does its work with, and what is left to be done once it was dropped.
+
+    Knows neither the handle nor its recorders, so that it outlives both.
+    """
+
+    __slots__ = (
+        "backend",
+        "beginning",
+        "closed",
+        "forked",
+        "lock",
+        "release",
+        "released",
+        "storage_type",
+        "tapes",
+    )
+
+    def __init__(self, backend: TapeStorageBackend, storage_type: str, release: Callable[[], None]) -> None:
+        self.backend = backend
+        self.storage_type = storage_type
+        self.release = release
+        # Guards the four below: what is open and what is closed change in one step. Neither the
+        # backend nor a tape nor `release` is called under it.
+        self.lock = threading.Lock()
+        self.beginning: list[str] = []
+        self.tapes: list[_OpenTape] = []
+        self.closed = False
+        self.released = False
+        self.forked = False
+        """This is a child process, and all of it is the parent's."""
+
+    def call(self, operation: str, *arguments: object) -> Any:
+        method = getattr(self.backend, operation, None)
+        if method is None:
+            raise UnsupportedCapabilityError(self.storage_type, operation)
+        with translated:
+            return method(*arguments)
+
+    def update_meta(self, tape_id: str, changes: Mapping[str, Any]) -> None:
+        """Lay `changes` over the metadata, and keep what others set meanwhile. Works on a handle that
+        is being closed, since its recorders end their tapes then."""
+        for attempt in range(1, _METADATA_ATTEMPTS + 1):
+            meta, etag = self.call("get_meta", tape_id)
+            stats = meta.get("stats")
+            merged = {**meta, **changes}
+            if "stats" in changes and isinstance(stats, Mapping):
+                merged["stats"] = {**stats, **changes["stats"]}
+            try:
+                self.call("set_meta", tape_id, merged, etag)
+            except MetadataConflictError:
+                if attempt == _METADATA_ATTEMPTS:  # somebody else's write succeeded each time
+                    raise
+            else:
+                return
+
+    def check_idle(self) -> None:
+        """Locked."""
+        if self.beginning or self.tapes:
+            raise RecorderOpenError(sorted([*self.beginning, *(tape.tape_id for tape in self.tapes)]))
+
+    def tape_ended(self, tape: _OpenTape) -> None:
+        with self.lock:
+            self.tapes.remove(tape)
+        self.release_if_done()
+
+    def release_if_done(self) -> None:
+        with self.lock:
+            if not self.closed or self.released or self.beginning or self.tapes:
+                return
+            self.released = True
+        self.release()
+
+    def end(self) -> None:
+        """Tapes that are still open end as `aborted`, with every frame kept, and the lease is given back."""
+        with self.lock:
+            self.closed = True
+            tapes = tuple(self.tapes)
+        for tape in tapes:
+            try:
+                tape.end("aborted", None)
+            except RegistryError as failure:  # what ends here matters more
+                _logger.warning("tape %s could not be marked as aborted: %s", tape.tape_id, failure)
+        self.release_if_done()
+
+    def mark_forked(self) -> None:
+        """In a child: nothing here is touched any more."""
+        self.lock = threading.Lock()  # a thread of the parent may hold the old one
+        self.forked = self.closed = self.released = True
+        for tape in self.tapes:
+            tape.lock = threading.Lock()
+            tape.is_open = False
+
+
+class HandleWatch(weakref.ref["TapeStorage"]):
+    """A weak reference to a handle that remembers what to do without it; see `TapeStorage.watch`."""
+
+    __slots__ = ("_use", "about")
+    about: object
+    _use: _Use
+
+    def end(self) -> None:
+        """End what the dropped handle had open: tapes as `aborted`, and its lease."""
+        self._use.end()
+
+    def mark_forked(self) -> None:
+        """In a forked child: refuse every use of the handle, and touch nothing of the parent's."""
+        self._use.mark_forked()
+
+
 class TapeStorage:
     """A lease on an opened storage. Thread-safe; `close()` it, or use `with`.
 
     `release` is called once, when the handle is closed and nothing works through it any more. The
     backend is not closed here: whoever counts the leases knows whether this was the last one.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_backend",
+        "_is_superseded",
+        "_use",
+        "capabilities",
+        "instance_id",
+        "provider",
+        "revision",
+        "storage_type",
+    )
 
     def __init__(
         self,
@@ -101,6 +234,7 @@ class TapeStorage:
         revision: int = 1,
         instance_id: str | None = None,
         capabilities: frozenset[ProviderCapability] = frozenset(),
+        storage_type: str | None = None,
         release: Callable[[], None],
         is_superseded: Callable[[], bool],
     ) -> None:
@@ -109,20 +243,13 @@ class TapeStorage:
         self.revision: Final = revision
         self.instance_id: Final = instance_id
         self.capabilities: Final = capabilities
-        self.storage_type: Final[str] = getattr(backend, "storage_type", type(backend).__name__)
-        self._release = release
+        self.storage_type: Final[str] = type_of(backend) if storage_type is None else storage_type
         self._is_superseded = is_superseded
-        # Guards the four below: what is open and what is closed change in one step. Neither the
-        # backend nor a recorder nor `release` is called under it.
-        self._lock = threading.Lock()
-        self._opening: list[str] = []
-        self._recorders: list[TapeRecorder] = []
-        self._closed = False
-        self._released = False
+        self._use = _Use(backend, self.storage_type, release)
 
     def __repr__(self) -> str:
         instance = f" instance_id={self.instance_id!r}" if self.instance_id is not None else ""
-        state = "closed" if self._closed else "open"
+        state = "closed" if self._use.closed else "open"
         return (
             f"<TapeStorage provider={self.provider!r} type={self.storage_type!r} "
             f"revision={self.revision}{instance} {state}>"
@@ -135,7 +262,18 @@ class TapeStorage:
 
     @property
     def closed(self) -> bool:
-        return self._closed
+        return self._use.closed
+
+    def watch(self, about: object, tell: Callable[[HandleWatch], object]) -> HandleWatch:
+        """Have `tell(watch)` called when this handle is dropped, as long as the returned watch is kept.
+
+        `tell` runs wherever the collector happens to run, perhaps under some lock: all it may do is to
+        put the watch aside. `watch.end()` later does what the handle would have done.
+        """
+        watch = HandleWatch(self, tell)
+        watch.about = about
+        watch._use = self._use  # noqa: SLF001 - one module
+        return watch
 
     # -- recording ------------------------------------------------------------------------------
 
@@ -163,6 +301,23 @@ class TapeStorage:
         init = parse_init_line(init_line, tape_id)
         return self.adopt(init_line, make_metadata(init, "recording", name=name, tags=tags))
 
+    async def arecord(
+        self,
+        session_id: str,
+        *,
+        tape_id: str | None = None,
+        name: str | None = None,
+        tags: Iterable[str] = (),
+        protocol_version: str | None = None,
+    ) -> TapeRecorder:
+        """`record`, awaited. If it is cancelled, a tape that was begun all the same ends as `aborted`."""
+        from .aio import off_loop
+
+        begin = partial(
+            self.record, session_id, tape_id=tape_id, name=name, tags=tags, protocol_version=protocol_version
+        )
+        return await off_loop(begin, TapeRecorder.abort)
+
     def adopt(self, init_line: bytes, metadata: Metadata) -> TapeRecorder:
         """Begin a tape whose `init` line was written elsewhere; it is stored verbatim.
 
@@ -178,7 +333,7 @@ class TapeStorage:
         def begin() -> tuple[TapeRecorder, None]:
             appender: Appender = self._call("create", tape_id, init_line, metadata)
             counters = TapeCounters(size_bytes=len(init_line))
-            return TapeRecorder(self, init, appender, counters, self._recorder_ended), None
+            return TapeRecorder(self, init, appender, counters), None
 
         return self._open_recorder(tape_id, begin)[0]
 
@@ -198,7 +353,7 @@ class TapeStorage:
                 recorder = self._recorder_of(tape_id, appender)
                 meta, _ = self.get_meta(tape_id)
                 if meta.get("status") != "recording":
-                    self._update_meta(tape_id, {"status": "recording", "finalized_at": None})
+                    self._use.update_meta(tape_id, {"status": "recording", "finalized_at": None})
             except BaseException:
                 with translated:
                     appender.close()
@@ -215,32 +370,28 @@ class TapeStorage:
         counters = TapeCounters(size_bytes=len(init_line))
         for line in lines:
             counters.add_line(line)
-        return TapeRecorder(self, init, appender, counters, self._recorder_ended)
+        return TapeRecorder(self, init, appender, counters)
 
     def _open_recorder(
         self, tape_id: str, begin: Callable[[], tuple[TapeRecorder, _T]]
     ) -> tuple[TapeRecorder, _T]:
-        with self._lock:  # one that is being opened counts already: `close` cannot slip in between
+        use = self._use
+        with use.lock:  # one that is being opened counts already: `close` cannot slip in between
             self._check_open()
-            self._opening.append(tape_id)
+            use.beginning.append(tape_id)
         recorder: TapeRecorder | None = None
         try:
             recorder, report = begin()
         finally:
-            with self._lock:
-                self._opening.remove(tape_id)
+            with use.lock:
+                use.beginning.remove(tape_id)
                 if recorder is not None:
-                    self._recorders.append(recorder)
-            self._release_if_done()
-        if self._closed:  # the `with` block was left meanwhile
+                    use.tapes.append(recorder._tape)  # noqa: SLF001 - one module, one noun
+            use.release_if_done()
+        if use.closed:  # the `with` block was left meanwhile
             recorder.abort()
             raise StorageClosedError(repr(self))
         return recorder, report
-
-    def _recorder_ended(self, recorder: TapeRecorder) -> None:
-        with self._lock:
-            self._recorders.remove(recorder)
-        self._release_if_done()
 
     # -- reading and keeping --------------------------------------------------------------------
 
@@ -339,11 +490,15 @@ class TapeStorage:
         Raises:
             RecorderOpenError: something still records through this handle; nothing was changed.
         """
-        with self._lock:
-            if not self._closed:
-                self._check_idle()
-                self._closed = True
-        self._release_if_done()
+        use = self._use
+        with use.lock:
+            if not use.closed:
+                use.check_idle()
+                use.closed = True
+            if use.released or use.beginning or use.tapes:
+                return
+            use.released = True
+        use.release()
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -357,40 +512,43 @@ class TapeStorage:
         Raises:
             RecorderOpenError: the block was left without an error while something still recorded.
         """
+        use = self._use
+        if use.forked:  # the parent leaves this block too
+            return
         unfinished: RecorderOpenError | None = None
-        with self._lock:
+        with use.lock:
             try:
-                self._check_idle()
+                use.check_idle()
             except RecorderOpenError as caught:
                 unfinished = caught
-            self._closed = True
-            recorders = tuple(self._recorders)
-        for recorder in recorders:
-            try:
-                recorder.abort()
-            except RegistryError as failure:  # the one that ends the block says more
-                _logger.warning("tape %s could not be marked as aborted: %s", recorder.tape_id, failure)
-        self._release_if_done()
+            use.closed = True  # together with the check: no recorder begins in between
+        use.end()
         if error is None and unfinished is not None:
             raise unfinished
 
-    def _release_if_done(self) -> None:
-        with self._lock:
-            if not self._closed or self._released or self._opening or self._recorders:
-                return
-            self._released = True
-        self._release()
+    async def aclose(self) -> None:
+        """`close`, awaited. Once begun, it goes on also if it is cancelled."""
+        from .aio import off_loop
+
+        await off_loop(self.close)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from .aio import off_loop
+
+        await off_loop(partial(self.__exit__, kind, error, trace))
 
     # -- checks and calls -----------------------------------------------------------------------
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._use.forked:
+            raise RegistryForkedError(repr(self))
+        if self._use.closed:
             raise StorageClosedError(repr(self))
-
-    def _check_idle(self) -> None:
-        open_ids = sorted([*self._opening, *(recorder.tape_id for recorder in self._recorders)])
-        if open_ids:
-            raise RecorderOpenError(open_ids)
 
     def _check_capable(self, capability: ProviderCapability, operation: str) -> None:
         self._check_open()
@@ -398,28 +556,59 @@ class TapeStorage:
             raise UnsupportedCapabilityError(self.storage_type, operation)
 
     def _call(self, operation: str, *arguments: object) -> Any:
-        method = getattr(self._backend, operation, None)
-        if method is None:
-            raise UnsupportedCapabilityError(self.storage_type, operation)
-        with translated:
-            return method(*arguments)
+        return self._use.call(operation, *arguments)
 
-    def _update_meta(self, tape_id: str, changes: Mapping[str, Any]) -> None:
-        """Lay `changes` over the metadata, and keep what others set meanwhile. Works on a handle that
-        is being closed, since its recorders end their tapes then."""
-        for attempt in range(1, _METADATA_ATTEMPTS + 1):
-            meta, etag = self._call("get_meta", tape_id)
-            stats = meta.get("stats")
-            merged = {**meta, **changes}
-            if "stats" in changes and isinstance(stats, Mapping):
-                merged["stats"] = {**stats, **changes["stats"]}
-            try:
-                self._call("set_meta", tape_id, merged, etag)
-            except MetadataConflictError:
-                if attempt == _METADATA_ATTEMPTS:  # somebody else's write succeeded each time
-                    raise
-            else:
+
+class _OpenTape:
+    """What has to be done when a tape ends, whoever is left to do it."""
+
+    __slots__ = ("appender", "counters", "is_open", "lock", "tape_id", "use")
+
+    def __init__(self, use: _Use, tape_id: str, appender: Appender, counters: TapeCounters) -> None:
+        self.use = use
+        self.tape_id = tape_id
+        self.appender = appender
+        self.counters = counters
+        # Guards the counters, the recorder's encoder and `is_open`, and gives the appender one caller at a
+        # time. Under it only the appender is called, which knows neither recorder nor storage.
+        self.lock = threading.Lock()
+        self.is_open = True
+
+    def check_open(self) -> None:
+        if not self.is_open:
+            what = f"the recorder of tape {self.tape_id!r}"
+            raise RegistryForkedError(what) if self.use.forked else StorageClosedError(what)
+
+    def end(self, status: TapeStatus | None, metadata: Metadata | None) -> None:
+        with self.lock:
+            if not self.is_open:
                 return
+            self.is_open = False
+        # No append comes after this, so that the appender is ours without the lock.
+        try:
+            if status is not None:
+                with translated:
+                    self.appender.sync()
+                self._write_metadata(status, metadata)
+        finally:
+            try:
+                with translated:
+                    self.appender.close()
+            finally:
+                self.use.tape_ended(self)
+
+    def _write_metadata(self, status: TapeStatus, metadata: Metadata | None) -> None:
+        if metadata is not None:
+            self.use.call("set_meta", self.tape_id, metadata, None)
+            return
+        now = format_time(datetime.now(UTC))
+        changes = {
+            "status": status,
+            "updated_at": now,
+            "finalized_at": now if status == "finalized" else None,
+            "stats": self.counters.as_stats(),
+        }
+        self.use.update_meta(self.tape_id, changes)
 
 
 class TapeRecorder:
@@ -434,19 +623,14 @@ class TapeRecorder:
         init: Mapping[str, Any],
         appender: Appender,
         counters: TapeCounters,
-        ended: Callable[[TapeRecorder], None],
     ) -> None:
         self.tape_id: Final[str] = init["tape_id"]
         self.session_id: Final[str] = init["session_id"]
-        self._storage = storage
+        self._storage = storage  # the lease lives as long as its last recorder
+        self._tape = _OpenTape(storage._use, self.tape_id, appender, counters)  # noqa: SLF001 - as above
         self._appender = appender
         self._counters = counters
         self._encoder = _encoder_for(init, counters)
-        self._ended = ended
-        # Guards the counters, the encoder and `_open`, and gives the appender one caller at a time.
-        # Under it only the appender is called, which knows neither this recorder nor its storage.
-        self._lock = threading.Lock()
-        self._open = True
         self._next_seq = counters.last_seq + 1
 
     def __repr__(self) -> str:
@@ -477,8 +661,8 @@ class TapeRecorder:
             StorageClosedError: the tape has ended.
             StorageFullError, StorageUnavailableError.
         """
-        with self._lock:
-            self._check_open()
+        with self._tape.lock:
+            self._tape.check_open()
             seq = self._next_seq
             line = self._encoder.encode(direction, message, seq)
             # Taken before the write: an interrupt in the middle of it leaves a gap, never a double.
@@ -502,8 +686,8 @@ class TapeRecorder:
             As `append`.
         """
         batch = tuple(frames)  # before the lock: an iterable is foreign code
-        with self._lock:
-            self._check_open()
+        with self._tape.lock:
+            self._tape.check_open()
             first, encode = self._next_seq, self._encoder.encode
             lines: list[bytes] = []
             times_ms: list[int] = []
@@ -535,8 +719,8 @@ class TapeRecorder:
         for line in batch:
             if not line.endswith(b"\n") or line.count(b"\n") != 1:
                 raise InvalidMessageError("a raw line ends in a newline, and holds no other")
-        with self._lock:
-            self._check_open()
+        with self._tape.lock:
+            self._tape.check_open()
             if batch:
                 with translated:
                     self._appender.append(batch)
@@ -552,8 +736,8 @@ class TapeRecorder:
         Raises:
             StorageClosedError, StorageFullError, StorageUnavailableError.
         """
-        with self._lock:
-            self._check_open()
+        with self._tape.lock:
+            self._tape.check_open()
             if durable:
                 with translated:
                     self._appender.sync()
@@ -565,16 +749,19 @@ class TapeRecorder:
 
         Raises:
             StorageFullError, StorageUnavailableError, TapeNotFoundError, InvalidMetadataError.
+            RegistryForkedError: this is a forked child, and the tape is its parent's.
         """
-        self._end("finalized", metadata)
+        if self._tape.use.forked:
+            self._tape.check_open()
+        self._tape.end("finalized", metadata)
 
     def abort(self) -> None:
         """End the tape as `aborted`, with every frame kept. Otherwise as `finalize`."""
-        self._end("aborted", None)
+        self._tape.end("aborted", None)
 
     def detach(self) -> None:
         """Give the tape free as it is, status `recording`, for a later `resume`. Idempotent."""
-        self._end(None, None)
+        self._tape.end(None, None)
 
     def __enter__(self) -> Self:
         return self
@@ -590,41 +777,40 @@ class TapeRecorder:
         except RegistryError as failure:  # the error that ends the block says more
             _logger.warning("tape %s could not be marked as aborted: %s", self.tape_id, failure)
 
-    def _check_open(self) -> None:
-        if not self._open:
-            raise StorageClosedError(f"the recorder of tape {self.tape_id!r}")
+    # -- awaited: off the loop, one after the other, in the order in which they were asked for
 
-    def _end(self, status: TapeStatus | None, metadata: Metadata | None) -> None:
-        with self._lock:
-            if not self._open:
-                return
-            self._open = False
-        # No append comes after this, so that the appender is ours without the lock.
-        try:
-            if status is not None:
-                with translated:
-                    self._appender.sync()
-                self._write_metadata(status, metadata)
-        finally:
-            try:
-                with translated:
-                    self._appender.close()
-            finally:
-                self._ended(self)
+    async def aappend(self, direction: Direction, message: bytes) -> int:
+        """`append`, awaited. Many may wait at once; each is answered when its frame outlives this process.
+        One that is cancelled may have been recorded already."""
+        return await self._lane().run(partial(self.append, direction, message))
 
-    def _write_metadata(self, status: TapeStatus, metadata: Metadata | None) -> None:
-        storage = self._storage
-        if metadata is not None:
-            storage._call("set_meta", self.tape_id, metadata, None)  # noqa: SLF001  (one module, one noun)
-            return
-        now = format_time(datetime.now(UTC))
-        changes = {
-            "status": status,
-            "updated_at": now,
-            "finalized_at": now if status == "finalized" else None,
-            "stats": self._counters.as_stats(),
-        }
-        storage._update_meta(self.tape_id, changes)  # noqa: SLF001
+    async def aflush(self, durable: bool = False) -> None:
+        """`flush`, awaited, behind every frame that was asked for before."""
+        await self._lane().run(partial(self.flush, durable))
+
+    async def afinalize(self) -> None:
+        """`finalize`, awaited, behind every frame that was asked for before."""
+        await self._lane().run(self.finalize)
+
+    async def aabort(self) -> None:
+        """`abort`, awaited, behind every frame that was asked for before."""
+        await self._lane().run(self.abort)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._lane().run(partial(self.__exit__, kind, error, trace))
+
+    def _lane(self) -> Lane:
+        from .aio import Lane
+
+        if self._tape.use.forked:  # the parent's lane may look busy here for ever
+            self._tape.check_open()
+        lane: Lane = self.__dict__.setdefault("_own_lane", Lane())  # one step: of two, the first counts
+        return lane
 
 
 def _encoder_for(init: Mapping[str, Any], counters: TapeCounters) -> FrameEncoder:

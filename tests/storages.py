@@ -36,6 +36,9 @@ class Context:
     def open(self, name: str) -> TapeStorage:
         raise AssertionError(f"nothing here stands on {name}")
 
+    async def aopen(self, name: str) -> TapeStorage:
+        return self.open(name)
+
 
 def open_backend(
     type_name: str, directory: Path, config: Mapping[str, Any] | None = None

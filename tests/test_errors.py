@@ -54,6 +54,7 @@ SAMPLES: dict[str, object] = {
     "storage_type": "memory",
     "operation": "search",
     "what": "the storage",
+    "instead": "registry.aregister",
 }
 
 

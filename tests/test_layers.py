@@ -22,10 +22,14 @@ RANKS: dict[str, float] = {
     "metadata": 0.1,
     "codes": 0.2,
     "pages": 0.3,
+    "forks": 0,
+    "exits": 0,
+    "bounded": 0,
     # errors, formats, files of the package
     "errors": 1,
     "schema_files": 1,
     "tape": 1.1,
+    "aio": 1.1,
     # contracts and small tools: none knows what a registry is
     "backend": 2,
     "document": 2,
@@ -55,7 +59,9 @@ RANKS: dict[str, float] = {
     "leases": 4,
     "snapshot": 4.1,
     "openings": 4.1,
-    "registry": 4.2,
+    "configs": 4.2,
+    "overrides": 4.2,
+    "registry": 4.3,
     "tapes": 4,
     # what brings them together
     "reconcile": 5,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from shadowcat_registry.leases import Lease, Opening, Revision, find_caller
+from shadowcat_registry.leases import Caller, Lease, Opening, Revision, caller, find_caller
+
+from .fakes import Running
 
 
 def _opened(*, shared: bool = True) -> tuple[Revision, Opening]:
@@ -15,24 +17,46 @@ def _opened(*, shared: bool = True) -> tuple[Revision, Opening]:
     return revision, opening
 
 
+def _text(who: Caller) -> str:
+    return Lease(Opening(Revision("a", 1), shared=True), who).acquired_at
+
+
 class TestFindCaller:
     def test_names_the_line_outside_of_the_package(self) -> None:
-        here = find_caller()
+        here = _text(find_caller())
         file, line = here.rsplit(":", 1)
         assert file == __file__
         assert (
             int(line) == TestFindCaller.test_names_the_line_outside_of_the_package.__code__.co_firstlineno + 1
         )
 
+    def test_of_a_call_over_many_lines_the_line_is_one_of_them(self) -> None:
+        who = (
+            None,
+            find_caller(),
+            None,
+        )[1]
+        first = TestFindCaller.test_of_a_call_over_many_lines_the_line_is_one_of_them.__code__.co_firstlineno
+        assert _text(who) == f"{__file__}:{first + 3}"
+
     def test_frames_of_the_package_are_passed_over(self) -> None:
         inside = {"__name__": "shadowcat_registry.anything", "find_caller": find_caller}
         exec("def call():\n    return find_caller()", inside)
-        assert inside["call"]().startswith(__file__)  # type: ignore[operator]
+        assert _text(inside["call"]()).startswith(__file__)  # type: ignore[operator]
 
     def test_a_package_whose_name_only_begins_alike_is_outside(self) -> None:
         outside = {"__name__": "shadowcat_registry_tools", "find_caller": find_caller}
         exec(compile("def call():\n    return find_caller()", "tools.py", "exec"), outside)
-        assert outside["call"]() == "tools.py:2"  # type: ignore[operator]
+        assert _text(outside["call"]()) == "tools.py:2"  # type: ignore[operator]
+
+    def test_words_are_no_line(self) -> None:
+        lease = Lease(Opening(Revision("a", 1), shared=True), caller("unknown"))
+        assert (lease.acquired_at, lease.place) == ("unknown", ("unknown", 0))
+
+    def test_the_thread_is_that_of_the_caller(self) -> None:
+        who = Running(find_caller, name="somebody").result()
+        lease = Lease(Opening(Revision("a", 1), shared=True), who)
+        assert lease.as_holder().thread == "somebody"
 
 
 class TestRevision:
@@ -41,12 +65,12 @@ class TestRevision:
         own = Opening(revision, shared=False)
         revision.openings[own] = None
         for opening in (shared, shared, own):
-            opening.leases[Lease(opening, "here.py:1")] = None
+            opening.leases[Lease(opening, caller("here.py:1"))] = None
         assert revision.lease_count() == 3
 
     def test_lists_its_holders_with_all_that_is_known_of_them(self) -> None:
         revision, opening = _opened()
-        opening.leases[Lease(opening, "here.py:7", instance_id="mine")] = None
+        opening.leases[Lease(opening, caller("here.py:7"), instance_id="mine")] = None
         (holder,) = revision.holders()
         assert (holder.provider, holder.revision, holder.acquired_at, holder.instance_id, holder.thread) == (
             "archive",
@@ -67,7 +91,7 @@ class TestRevision:
                     yield opening
 
         revision, opening = _opened()
-        opening.leases[Lease(opening, "here.py:1")] = None
+        opening.leases[Lease(opening, caller("here.py:1"))] = None
         revision.openings = Growing(revision.openings)
         assert revision.lease_count() == 1
         assert len(revision.holders()) == 1

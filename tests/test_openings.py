@@ -16,7 +16,7 @@ from shadowcat_registry.errors import (
     InvalidConfigError,
     StorageClosedError,
 )
-from shadowcat_registry.leases import Lease, Opening, Revision
+from shadowcat_registry.leases import Lease, Opening, Revision, caller
 from shadowcat_registry.openings import Openings
 from shadowcat_registry.providers.memory import MemoryBackend
 
@@ -41,11 +41,11 @@ class _Engine:
     def begin(self, revision: Revision, *, shared: bool = True) -> tuple[Opening, Lease]:
         with self.lock:
             opening = self.openings.begin(revision, shared=shared)
-            return opening, self.openings.add_lease(opening, "test.py:1")
+            return opening, self.openings.add_lease(opening, caller("test.py:1"))
 
     def lease(self, opening: Opening, instance_id: str | None = None) -> Lease:
         with self.lock:
-            return self.openings.add_lease(opening, "test.py:2", instance_id)
+            return self.openings.add_lease(opening, caller("test.py:2"), instance_id)
 
     def open(self, revision: Revision, *, shared: bool = True) -> tuple[Opening, Lease]:
         opening, lease = self.begin(revision, shared=shared)

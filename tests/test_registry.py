@@ -268,12 +268,6 @@ class TestInitHooks:
         with pytest.raises(ProviderNotFoundError):
             contexts[0].run(registry.get_provider_info, "fake")
 
-    def test_coroutine_functions_are_refused(self, registry: StorageProviderRegistry) -> None:
-        async def hook(name: str) -> None: ...
-
-        with pytest.raises(TypeError, match="async"):
-            registry.add_init_hook(hook)
-
 
 class TestUnregister:
     def test_what_is_not_there_cannot_go(self, registry: StorageProviderRegistry) -> None:
