@@ -389,7 +389,11 @@ class FilesystemBackend:
                 return
             with _naming(self._directory):
                 _fcntl.flock(fd, _fcntl.LOCK_EX)
-            yield
+            try:
+                yield
+            finally:
+                # Closing alone would leave the lock with a child that was forked meanwhile.
+                _fcntl.flock(fd, _fcntl.LOCK_UN)
         finally:
             os.close(fd)
 
