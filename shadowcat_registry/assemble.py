@@ -8,7 +8,10 @@ uses nothing but what their factories say of themselves.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -17,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from .advice import Place, advice, exclusive_places, overlaps
 from .backend import StorageProviderFactory
 from .catalog import NOT_YET, Catalog
 from .document import MAX_FINDINGS, Document
@@ -51,6 +55,8 @@ class _Type:
     is_broken: bool = False
     has_paths: bool = False
     has_secrets: bool = False
+    has_advice: bool = False
+    has_exclusive: bool = False
 
     @property
     def schema(self) -> Mapping[str, Any] | None:
@@ -65,6 +71,16 @@ class _Verdict:
     type: _Type
     resolved: bytes | None
     """What its references gave, digested; None: it has none."""
+    advice: tuple[Problem, ...]
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Digest:
+    """Of the text of one file, and where the first secret stands in it that is no reference."""
+
+    value: str
+    secret: Pointer | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +94,7 @@ class Known:
     """The files that the schema of the manifest has nothing against."""
     verdicts: Mapping[tuple[str, bytes], _Verdict] = field(default_factory=dict)
     """By name, and the digest of all that a provider is declared by."""
-    digests: Mapping[PartKey, str] = field(default_factory=dict)
+    digests: Mapping[PartKey, _Digest] = field(default_factory=dict)
     """Of the masked texts, for these types."""
 
     def __repr__(self) -> str:
@@ -181,7 +197,8 @@ class _Builder:
         self.files: list[Path] = list(reader.files)
         self.well_formed: set[PartKey] = set()
         self.verdicts: dict[tuple[str, bytes], _Verdict] = {}
-        self.digests: dict[PartKey, str] = {}
+        self.digests: dict[PartKey, _Digest] = {}
+        self.places: list[Place] = []
         self.root: Mapping[str, Any] = self.top.value if isinstance(self.top.value, dict) else {}
         self.defaults = _mapping(self.root, "defaults")
         self.default_configs = _mapping(self.defaults, "config")
@@ -199,13 +216,16 @@ class _Builder:
             self.check_default()
         specs = [self.provider(name, entry) for name, entry in self.declared.items()]
         self.check_default_configs()
+        self.check_places()
         if self.errors or not self.is_whole:
             return None
+        digest = self.digest()
+        self.check_permissions()
         default = self.defaults.get("provider")
         warnings = _in_order(self.warnings)
         return Manifest(
             path=self.path,
-            digest=self.digest(),
+            digest=digest,
             providers=MappingProxyType({spec.name: spec for spec in specs if spec is not None}),
             default=default,
             provider_marks=MappingProxyType(
@@ -377,6 +397,8 @@ class _Builder:
                 bool(wrong),
                 has_paths=not wrong and mentions(schema, "x-path"),
                 has_secrets=not wrong and mentions(schema, "x-secret"),
+                has_advice=not wrong and (mentions(schema, "x-path") or mentions(schema, "deprecated")),
+                has_exclusive=not wrong and mentions(schema, "x-exclusive"),
             )
         return found
 
@@ -394,8 +416,7 @@ class _Builder:
         key = (name, _content([entry["type"], entry.get("display_name"), beneath, own]))
         verdict = self.known.verdicts.get(key)
         if verdict is not None and verdict.type is type_ and verdict.resolved is None:
-            self.verdicts[key] = verdict
-            return verdict.spec
+            return self.passed(key, verdict)
         merged = merge(beneath, own)
         resolved = resolve(
             merged,
@@ -407,8 +428,7 @@ class _Builder:
         self.files.extend(resolved.files)
         content = _content(resolved.config) if resolved.referenced else None
         if verdict is not None and verdict.type is type_ and verdict.resolved == content:
-            self.verdicts[key] = verdict
-            return verdict.spec
+            return self.passed(key, verdict)
         config = fill_defaults(schema, resolved.config)
         secrets = resolved.secrets
         if type_.compiled is not None and type_.has_paths:
@@ -420,9 +440,66 @@ class _Builder:
         for problem in found:
             place = self.place(name, entry["type"], problem.pointer)
             self.add(problem.code, problem.message, place, problem.hint, on_key=problem.on_key)
-        if not found and not resolved.unresolved:
-            self.verdicts[key] = _Verdict(spec, type_, content)
+        if found:
+            return spec
+        counsel: tuple[Problem, ...] = ()
+        places: tuple[Place, ...] = ()
+        if type_.compiled is not None and type_.has_advice:
+            counsel = tuple(
+                it for it in advice(type_.compiled, resolved.config) if it.pointer not in resolved.unresolved
+            )
+        if type_.compiled is not None and type_.has_exclusive:
+            found_places = exclusive_places(name, type_.compiled, config)
+            places = tuple(it for it in found_places if it.pointer not in resolved.unresolved)
+        return self.passed(key, _Verdict(spec, type_, content, counsel, places))
+
+    def passed(self, key: tuple[str, bytes], verdict: _Verdict) -> ProviderSpec:
+        """Note what comes with a provider that is right."""
+        spec = verdict.spec
+        for problem in verdict.advice:
+            place = self.place(spec.name, spec.type, problem.pointer)
+            self.add(
+                problem.code,
+                problem.message,
+                place,
+                problem.hint,
+                on_key=problem.on_key,
+                severity="warning",
+            )
+        self.places += verdict.places
+        if not self.unresolved:
+            self.verdicts[key] = verdict
         return spec
+
+    def check_places(self) -> None:
+        """What two providers want for themselves."""
+        for place, other, is_same in overlaps(self.places):
+            at = self.owners[other.provider].key_mark(("providers", other.provider))
+            pointer = self.place(place.provider, self.declared[place.provider]["type"], place.pointer)
+            if pointer[0] == "defaults" or not _exists(self.owners[place.provider].value, pointer):
+                pointer = ("providers", place.provider)  # it is the default: what is declared is to be mended
+            hint = f"`{other.provider}` is at {at}; give each a directory of its own"
+            if is_same:
+                message = f"the providers `{other.provider}` and `{place.provider}` are at the same place"
+                self.add("SC309", message, pointer, hint, on_key=len(pointer) == 2)
+            else:
+                message = f"the provider `{place.provider}` is inside of the directory of `{other.provider}`"
+                self.add("SC310", message, pointer, hint, on_key=len(pointer) == 2, severity="warning")
+
+    def check_permissions(self) -> None:
+        """Who may read a file may read the secrets that are in it."""
+        if os.name != "posix":
+            return  # what the mode says elsewhere is not who may read
+        for part in self.parts:
+            secret = self.digests[part.key].secret
+            try:
+                mode = stat.S_IMODE(part.path.stat().st_mode) if secret is not None else 0
+            except OSError:  # it is gone since it was read, or never was there
+                continue
+            if secret is not None and mode & stat.S_IROTH:
+                message = f"a secret in a file that every user of this machine may read (mode {mode:04o})"
+                hint = f"chmod o-r {shlex.quote(str(part.path))}, or refer to it by ${{env:…}} or ${{file:…}}"
+                self.add("SC406", message, secret, hint, severity="warning", document=part.document)
 
     def place(self, name: str, type_name: str, pointer: Pointer) -> Pointer:
         """Where in the manifest a part of a merged config comes from."""
@@ -437,10 +514,10 @@ class _Builder:
         for part in self.parts:
             known = self.known.digests.get(part.key) if is_known else None
             self.digests[part.key] = known or self.digest_of(part.document)
-        first, *others = (self.digests[part.key] for part in self.parts)
+        first, *others = (self.digests[part.key].value for part in self.parts)
         return sha256(" ".join([first, *others]).encode()).hexdigest() if others else first
 
-    def digest_of(self, document: Document) -> str:
+    def digest_of(self, document: Document) -> _Digest:
         """Of one text, with every literal under `x-secret` masked."""
         root = document.value
         default_configs = self.default_configs if document is self.top else ()
@@ -450,6 +527,7 @@ class _Builder:
             for name, entry in _mapping(root, "providers").items()
         ]
         spans: list[tuple[int, int]] = []
+        secrets: list[Pointer] = []
         for type_name, pointer in layers:
             type_ = self.types.get(type_name)
             if type_ is None or type_.compiled is None or not type_.has_secrets or not _exists(root, pointer):
@@ -459,12 +537,14 @@ class _Builder:
                 value = _at(layer, place)
                 if not (isinstance(value, str) and _only_a_reference.fullmatch(value)):
                     spans.append(document.span((*pointer, *place)))
+                    secrets.append((*pointer, *place))
         text, pieces, end = document.text, [], 0
         for start, stop in sorted(spans):
             if start >= end:  # an alias has the place of what it stands for
                 pieces += [text[end:start], MASK]
                 end = stop
-        return sha256("".join([*pieces, text[end:]]).encode()).hexdigest()
+        value = sha256("".join([*pieces, text[end:]]).encode()).hexdigest()
+        return _Digest(value, min(secrets, key=document.span, default=None))
 
 
 def _problems(type_: _Type, spec: ProviderSpec, resolved: Resolved) -> list[Problem]:

@@ -33,7 +33,7 @@ _one_reference: Final = (
 _shortest_reference: Final = len("${env:A}")
 _ANNOTATIONS: Final = frozenset(
     {"title", "description", "markdownDescription", "default", "examples", "deprecated", "deprecationMessage"}
-    | {"x-secret", "x-path"}
+    | {"x-secret", "x-path", "x-exclusive", "x-replaced-by"}
 )
 _WORDS: Final = {"integer": "an integer", "number": "a number", "boolean": "true or false"}
 _TEXT_RULES: Final = frozenset({"pattern", "maxLength", "format", "enum", "const"})

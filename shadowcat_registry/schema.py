@@ -386,7 +386,8 @@ class Compiled:
         self.schema = schema
         self._accepts = acceptor(schema)
         self._places: dict[str, tuple[Pointer, ...] | None] = {
-            keyword: _fixed_places(schema, keyword) for keyword in ("x-path", "x-secret")
+            keyword: _fixed_places(schema, keyword)
+            for keyword in ("x-path", "x-exclusive", "x-secret", "deprecated")
         }
 
     @cached_property

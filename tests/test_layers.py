@@ -52,6 +52,7 @@ RANKS: dict[str, float] = {
     "manifest": 4,
     "excerpts": 4,
     "includes": 4,
+    "advice": 4,
     "assemble": 4.1,
     "load": 4.2,
     "editor": 4,
