@@ -39,7 +39,7 @@ _logger = logging.getLogger(__name__)
 _not_text = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _ascii_text: Final = bytes([*b"\t\n\r", *range(0x20, 0x7F)])
 _not_in_value = re.compile("[\x00\ud800-\udfff]")
-_tag_directive = re.compile(r"^%(?!YAML)", re.MULTILINE)
+_tag_directive = re.compile(r"(?:\A|(?<=[\r\n]))%(?!YAML)")
 
 # The core schema of YAML 1.2.2, section 10.3.2.
 _words: Final[dict[str, bool | None]] = dict.fromkeys(("", "~", "null", "Null", "NULL")) | {

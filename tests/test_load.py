@@ -320,6 +320,41 @@ class TestRobustness:
         text += "".join(f"  p{i}: {{type: memory, config: {{max_bytes: {i % 9}}}}}\n" for i in range(4_000))
         assert len(lines(text)) == MAX_FINDINGS + 1
 
+    @pytest.mark.parametrize("text", ["ok", "{deep: nothing}"], ids=["right", "wrong"])
+    @pytest.mark.parametrize("is_fast", [True, False])
+    def test_a_thread_with_a_small_stack_validates_the_deepest_config(self, text: str, is_fast: bool) -> None:
+        # In a process of its own: an overflow would end this one.
+        script = """
+import sys, threading
+from pathlib import Path
+from shadowcat_registry import accelerate
+from shadowcat_registry.catalog import Catalog
+from shadowcat_registry.errors import ManifestError
+from shadowcat_registry.load import parse_manifest
+class Deep:
+    name, display_name, version, description, capabilities = "deep", "Deep", "1", "", frozenset()
+    def config_schema(self):
+        node = {"anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": {"$ref": "#/$defs/n"},
+                "properties": {"a": {"allOf": [{"$ref": "#/$defs/n"}]}}, "propertyNames": {"maxLength": 1}}]}
+        return {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": {"n": node}}
+    def validate_config(self, config): pass
+    def create(self, config, context): pass
+if sys.argv[2] == "False":
+    accelerate._library = lambda: None
+data = b"version: 1\\nproviders: {d: {type: deep, config: " + b"{a: " * 58 + sys.argv[1].encode() + b"}" * 60
+def run():
+    try: parse_manifest(data, Path("m"), Catalog([Deep()]), {})
+    except ManifestError as error: print(error.findings[0].code)
+    print("survived")
+threading.stack_size(256 * 1024)
+thread = threading.Thread(target=run); thread.start(); thread.join()
+"""
+        command = [sys.executable, "-c", script, text, str(is_fast)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+        assert done.returncode == 0, done.stderr[-500:]
+        assert done.stdout.split() in (["survived"], ["SC208", "survived"]), done.stderr[-2000:]
+        assert (len(done.stdout.split()) == 1) == (text == "ok")
+
     def test_any_shape_of_manifest_gives_a_manifest_or_findings(self) -> None:
         chance = random.Random(20261122)
         atoms = [
