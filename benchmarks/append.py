@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from shadowcat_registry.providers.filesystem import FilesystemBackend
-from shadowcat_registry.storage import TapeStorage
+from shadowcat_registry.storage import Source, TapeStorage
 from shadowcat_registry.tape import Direction
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,9 +43,18 @@ def load_frames() -> tuple[str, list[Frame]]:
     return source, (frames * (FRAMES // len(frames) + 1))[:FRAMES]
 
 
+class _FreeLease:
+    """Of no registry: nobody counts it."""
+
+    def release(self) -> None: ...
+
+    def is_superseded(self) -> bool:
+        return False
+
+
 def open_storage(directory: Path) -> TapeStorage:
     backend = FilesystemBackend(directory, logging.getLogger("benchmark"))
-    return TapeStorage(backend, provider="benchmark", release=lambda: None, is_superseded=lambda: False)
+    return TapeStorage(Source(backend, "benchmark", "filesystem"), _FreeLease())
 
 
 def record(directory: Path, frames: list[Frame], *, batch: int = 1) -> float:

@@ -11,13 +11,13 @@ import threading
 from dataclasses import dataclass, field
 from time import monotonic
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from .metadata import Holder
 
 if TYPE_CHECKING:
     from .backend import TapeStorageBackend
-    from .storage import HandleWatch, TapeStorage
+    from .storage import Source, TapeStorage, Use
 
 Caller: TypeAlias = tuple[CodeType | str, int, threading.Thread]
 """Who acquires something: code and the offset in its instructions, or just words; and the thread. Cheap
@@ -28,8 +28,9 @@ _OUTSIDE: Final = f"{__package__}.cli."
 
 
 def find_caller() -> Caller:
-    """The nearest frame outside of this package (its command line counts as outside)."""
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack() reads source files, 1,000 × slower
+    """The nearest frame outside of this package (its command line counts as outside) that has called whoever
+    calls this."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - inspect.stack() reads source files, 1,000 × slower
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if not module.startswith(_OURS) or module.startswith(_OUTSIDE):
@@ -77,14 +78,15 @@ class Opening:
     revision: Revision
     shared: bool
     leases: dict[Lease, None] = field(default_factory=dict)
-    backend: TapeStorageBackend | None = None
-    storage_type: str = ""
+    owner: LeaseOwner | None = None
+    source: Source | None = None
+    """Once it is open."""
     uses: int = 0
     """How many leases were given out, without those that nobody has had any use of."""
     dependencies: list[TapeStorage] = field(default_factory=list)
     """Storages that the factory opened for it; closed after it, in reverse."""
     constructed: threading.Event = field(default_factory=threading.Event)
-    """Set once `backend` or `error` is."""
+    """Set once `source` or `error` is."""
     error: BaseException | None = None
     waits_for: Opening | None = None
     """Whose construction this construction is waiting for; how cycles over threads are found."""
@@ -99,14 +101,26 @@ class Opening:
         return self.closing_since is not None
 
     @property
+    def backend(self) -> TapeStorageBackend | None:
+        return self.source.backend if self.source is not None else None
+
+    @property
     def ends_with_last_lease(self) -> bool:
         return not self.shared or self.revision.superseded
+
+
+class LeaseOwner(Protocol):
+    """Who counts leases; called without the lock."""
+
+    def release(self, lease: Lease) -> None: ...
+
+    def is_default(self, provider: str) -> bool: ...
 
 
 class Lease:
     """One use of a provider; it counts from before the construction until after the close."""
 
-    __slots__ = ("caller", "instance_id", "of_default", "opening", "released", "since", "watch")
+    __slots__ = ("caller", "instance_id", "of_default", "opening", "released", "since", "use")
 
     def __init__(
         self, opening: Opening, caller: Caller, instance_id: str | None = None, of_default: bool = False
@@ -118,8 +132,22 @@ class Lease:
         """Acquired as "the default", whatever its name was."""
         self.released = False
         self.since = monotonic()
-        self.watch: HandleWatch | None = None
-        """On the handle that has this lease, if it is dropped unclosed. Readable without the lock."""
+        self.use: Use | None = None
+        """Of the handle that has this lease, as long as that is neither closed nor known to be dropped.
+        Written without the lock, by whoever makes the handle, before anybody else has it."""
+
+    def release(self) -> None:
+        """Without the lock."""
+        if (owner := self.opening.owner) is not None:
+            owner.release(self)
+
+    def is_superseded(self) -> bool:
+        """Readable without the lock: a newer revision, another default or a removal waits for this lease."""
+        opening = self.opening
+        if opening.revision.superseded:
+            return True
+        is_default = opening.owner is None or opening.owner.is_default(opening.revision.provider)
+        return self.of_default and not is_default
 
     @property
     def place(self) -> tuple[str, int]:

@@ -31,8 +31,8 @@ from .errors import (
     StorageClosedError,
 )
 from .leases import Caller, Lease, Opening, Revision
-from .metadata import Holder, Unclosed
-from .storage import HandleWatch, TapeStorage, translate, type_of
+from .metadata import Holder, ProviderCapability, Unclosed
+from .storage import Source, TapeStorage, Use, translate, type_of
 
 CLOSE_PATIENCE_SECONDS: Final = 5.0
 """How long anybody waits for the `close()` of a backend that is not his own."""
@@ -61,18 +61,20 @@ class Openings:
         construction_timeout_seconds: float,
         settle: Callable[[str], bool],
         tell_left: Callable[[str], None],
+        is_default: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._lock = lock
         self._construction_timeout_seconds = construction_timeout_seconds
         self._settle = settle
         self._tell_left = tell_left
+        self._is_default = is_default
         # Guarded by the registry's lock, as the records are. Values are replaced, never changed, so that
         # counting may look at them without it.
         self._revisions: dict[str, tuple[Revision, ...]] = {}
         self._opened: dict[Opening, None] = {}
         self._instances: dict[str, Lease] = {}
         # Handles that were dropped unclosed. Written by the collector, which may run under any lock.
-        self._dropped: deque[HandleWatch] = deque()
+        self.dropped: deque[Use] = deque()
 
     def start_anew(self, lock: threading.Lock) -> None:
         """In a forked child: what was open is the parent's, is left alone for ever, and refuses its users."""
@@ -80,11 +82,11 @@ class Openings:
             opening for revisions in self._revisions.values() for r in revisions for opening in r.openings
         ]
         for lease in (lease for opening in opened for lease in opening.leases):
-            if lease.watch is not None:
-                lease.watch.mark_forked()
-        forks.keep((self._revisions, self._opened, self._dropped))
+            if lease.use is not None:
+                lease.use.mark_forked()
+        forks.keep((self._revisions, self._opened, self.dropped))
         self._lock = lock
-        self._revisions, self._opened, self._instances, self._dropped = {}, {}, {}, deque()
+        self._revisions, self._opened, self._instances, self.dropped = {}, {}, {}, deque()
 
     # ------------------------------------------------------------------ counting
 
@@ -124,7 +126,7 @@ class Openings:
         for start, constructing in enumerate(chain):
             if constructing.revision is revision:
                 raise DependencyCycleError([*(o.revision.provider for o in chain[start:]), revision.provider])
-        opening = Opening(revision, shared)
+        opening = Opening(revision, shared, owner=self)
         revision.openings[opening] = None
         self.adopt(revision)
         if shared:
@@ -162,7 +164,12 @@ class Openings:
         lease = self._instances.get(instance_id)
         return None if lease is None or lease.opening.closing else lease.opening
 
-    def construct(self, opening: Opening, create: Callable[[], TapeStorageBackend]) -> None:
+    def construct(
+        self,
+        opening: Opening,
+        create: Callable[[], TapeStorageBackend],
+        capabilities: frozenset[ProviderCapability] = frozenset(),
+    ) -> None:
         """Carry out what `begin` began. On failure nothing is left of it, and whoever waits is told.
 
         Raises:
@@ -175,7 +182,7 @@ class Openings:
             chain[-1].waits_for = opening
         try:
             backend = create()
-            opening.storage_type = _type_or_closed(backend)
+            source = Source(backend, name, _type_or_closed(backend), capabilities)
         except BaseException as error:
             failure = _failure(name, error)
             with self._lock:
@@ -193,7 +200,7 @@ class Openings:
             if chain:
                 chain[-1].waits_for = None
         with self._lock:
-            opening.backend = backend
+            opening.source = source
             self._opened[opening] = None
         opening.constructed.set()
 
@@ -252,24 +259,27 @@ class Openings:
             if lease.released:
                 return
             lease.released = True
-            lease.watch = None
+            lease.use = None
             opening.uses -= unused
             last = (
                 len(opening.leases) == 1
                 and (opening.ends_with_last_lease or not opening.uses)
-                and opening.constructed.is_set()
-                and not opening.closing
+                and opening.source is not None
+                and opening.closing_since is None
             )
             if last:
                 self._mark_closing(opening)
-            else:
+            elif lease.instance_id is not None:
                 self._drop_lease(lease)
+            else:
+                opening.leases.pop(lease, None)
         if last:
             self.close(opening)
 
-    def watch(self, lease: Lease, storage: TapeStorage) -> None:
-        """Release this lease when its handle is dropped unclosed: at the next `sweep`."""
-        lease.watch = storage.watch(lease, self._dropped.append)
+    def note_dropped(self, use: Use) -> None:
+        """Runs in the collector, perhaps under our own lock: nothing else may ever happen here."""
+        if use.is_open:
+            self.dropped.append(use)
 
     def sweep(self) -> None:
         """Release what was dropped unclosed, with a warning for each, and say whose `close()` hangs."""
@@ -279,14 +289,13 @@ class Openings:
             if since is not None and monotonic() - since > CLOSE_PATIENCE_SECONDS and not opening.is_late:
                 self._is_late(opening, monotonic() - since)
 
-    @property
-    def has_dropped(self) -> bool:
-        return bool(self._dropped)
-
     def drain(self, timeout_seconds: float = CLOSE_PATIENCE_SECONDS) -> None:
         """The part of `sweep` that every operation does first."""
-        if self._dropped:
+        if self.dropped:
             self._end_dropped(timeout_seconds)
+
+    def is_default(self, provider: str) -> bool:
+        return self._is_default(provider)
 
     def take_idle(self, revision: Revision) -> Opening | None:
         """Locked: the shared backend of a revision, if nobody uses it; the caller now has to close it."""
@@ -317,8 +326,8 @@ class Openings:
         began = monotonic()
         failed: Unclosed | None = None
         try:
-            if opening.backend is not None:
-                opening.backend.close()
+            if opening.source is not None:
+                opening.source.backend.close()
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever it is, the next storage has to be closed too
@@ -353,14 +362,16 @@ class Openings:
     # ------------------------------------------------------------------ inside
 
     def _end_dropped(self, timeout_seconds: float) -> None:
-        dropped: list[HandleWatch] = []
+        dropped: list[Use] = []
         try:
             while True:
-                dropped.append(self._dropped.popleft())
+                dropped.append(self.dropped.popleft())
         except IndexError:  # another thread may be at it too
             pass
-        leases = [cast(Lease, watch.about) for watch in dropped]
-        late = call_each([watch.end for watch in dropped], timeout_seconds)
+        # Unless somebody closed the registry in the meantime.
+        dropped = [use for use in dropped if not cast(Lease, use.lease).released]
+        leases = [cast(Lease, use.lease) for use in dropped]
+        late = call_each([use.end for use in dropped], timeout_seconds)
         for lease, seconds in zip(leases, late, strict=True):
             if seconds is not None:
                 self._is_late(lease.opening, seconds)
@@ -403,7 +414,7 @@ class Openings:
             self._opened.pop(opening, None)
             for lease in tuple(opening.leases):
                 lease.released = True
-                lease.watch = None
+                lease.use = None
                 self._drop_lease(lease)
             left = self._settle(name)
         if left:

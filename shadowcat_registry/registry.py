@@ -130,7 +130,10 @@ class StorageProviderRegistry:
         # called under it: no factory, hook, backend, listener; no handler of a log either.
         self._lock = threading.Lock()
         self._snapshot = Snapshot({}, None, 0)
-        self._openings = Openings(self._lock, construction_timeout_seconds, self._settle, self._tell_left)
+        self._openings = Openings(
+            self._lock, construction_timeout_seconds, self._settle, self._tell_left, self._is_default
+        )
+        self._note_dropped = self._openings.note_dropped
         self._hooks: tuple[InitHook, ...] = ()
         self._retired_listeners: tuple[RetiredListener, ...] = ()
         # Of overridden providers: what was there first, then what has come over it.
@@ -388,7 +391,8 @@ class StorageProviderRegistry:
             ConstructionTimeoutError: somebody else's construction of it takes too long.
             DependencyCycleError: it is being constructed by a factory that needs this call to return.
         """
-        return self._handle(*self._acquire_shared(name, self._find_caller()))
+        who = self._find_caller()
+        return self._handle(self._acquire_open(name, who) or self._acquire_shared(name, who))
 
     def aopen_storage(self, name: str) -> Coroutine[Any, Any, TapeStorage]:
         """`open_storage`, awaited. A cancelled call cancels nobody else; a storage that was opened only for
@@ -402,7 +406,8 @@ class StorageProviderRegistry:
             DefaultNotSetError: nobody has set one, and there is no provider `filesystem` to fall back to.
             ProviderNotFoundError: the default is not registered; and as `open_storage`.
         """
-        return self._handle(*self._acquire_shared(None, self._find_caller()))
+        who = self._find_caller()
+        return self._handle(self._acquire_open(None, who) or self._acquire_shared(None, who))
 
     def aget_default_storage(self) -> Coroutine[Any, Any, TapeStorage]:
         """`get_default_storage`, awaited; as `aopen_storage`."""
@@ -421,7 +426,7 @@ class StorageProviderRegistry:
             ProviderNotFoundError, ProviderRetiringError, CreationFailedError, DependencyCycleError: as
                 `open_storage`.
         """
-        return self._handle(*self._acquire_own(provider, config, instance_id, self._find_caller()))
+        return self._handle(self._acquire_own(provider, config, instance_id, self._find_caller()))
 
     def acreate_storage(
         self, provider: str, config: Config | None = None, instance_id: str | None = None
@@ -438,7 +443,7 @@ class StorageProviderRegistry:
             ProviderRetiringError: its provider gives out no new lease.
             CreationFailedError, ConstructionTimeoutError: it was still being created.
         """
-        return self._handle(*self._acquire_instance(instance_id, self._find_caller()))
+        return self._handle(self._acquire_instance(instance_id, self._find_caller()))
 
     def afind_instance(self, instance_id: str) -> Coroutine[Any, Any, TapeStorage]:
         """`find_instance`, awaited."""
@@ -650,15 +655,13 @@ class StorageProviderRegistry:
 
     # ------------------------------------------------------------------ inside: opening and closing
 
-    def _acquire_shared(
-        self, name: str | None, who: Caller, *, awaited: bool = False
-    ) -> tuple[Provider, Lease]:
+    def _acquire_shared(self, name: str | None, who: Caller, *, awaited: bool = False) -> Lease:
         self._openings.drain()
         with self._lock:
             provider = self._usable(name)
             opening, lease, mine = self._lease_shared(provider, who, of_default=name is None)
         self._ensure_open(provider, opening, lease, mine=mine, awaited=awaited)
-        return provider, lease
+        return lease
 
     def _acquire_own(
         self,
@@ -668,7 +671,7 @@ class StorageProviderRegistry:
         who: Caller,
         *,
         awaited: bool = False,
-    ) -> tuple[Provider, Lease]:
+    ) -> Lease:
         self._openings.drain()
         with self._lock:
             provider = self._usable(name)
@@ -677,9 +680,9 @@ class StorageProviderRegistry:
             opening = self._openings.begin(provider.live, shared=False)
             lease = self._openings.add_lease(opening, who, instance_id)
         self._construct(provider, opening, config, awaited=awaited)
-        return provider, lease
+        return lease
 
-    def _acquire_instance(self, instance_id: str, who: Caller) -> tuple[Provider | None, Lease]:
+    def _acquire_instance(self, instance_id: str, who: Caller) -> Lease:
         self._openings.drain()
         with self._lock:
             opening = self._openings.find_instance(instance_id)
@@ -690,33 +693,40 @@ class StorageProviderRegistry:
                 raise ProviderRetiringError(declared.name, self._snapshot.default)
             lease = self._openings.add_lease(opening, who)
         self._openings.wait(opening, lease)
-        return declared, lease
+        return lease
 
     async def _aopen(self, name: str | None, who: Caller) -> TapeStorage:
         acquired = self._acquire_open(name, who)
         if acquired is not None:
-            return self._handle(*acquired)
+            return self._handle(acquired)
         return await self._awaited(partial(self._acquire_shared, name, who, awaited=True))
 
-    def _acquire_open(self, name: str | None, who: Caller) -> tuple[Provider, Lease] | None:
-        """As `_acquire_shared`, if that is possible without waiting for anybody, the lock included."""
-        if self._openings.has_dropped or not self._lock.acquire(blocking=False):
+    def _acquire_open(self, name: str | None, who: Caller) -> Lease | None:
+        """As `_acquire_shared` for what is open, without waiting for anybody, the lock included; None: that
+        is not possible. Spelt out, since every handle comes this way."""
+        lock = self._lock
+        if self._openings.dropped or _staged.get() or not lock.acquire(False):
             return None
         try:
-            provider = self._usable(name)
-            if (opening := provider.live.shared) is None or opening.backend is None:
+            snapshot = self._snapshot
+            wanted = name if name is not None else snapshot.default or FALLBACK_DEFAULT
+            live = snapshot.providers[wanted].live
+            opening = live.shared
+            if opening is None or opening.source is None or live.superseded:
                 return None
-            return provider, self._openings.add_lease(opening, who, of_default=name is None)
+            lease = Lease(opening, who, None, name is None)
+            opening.leases[lease] = None
+            opening.uses += 1
+            return lease
+        except KeyError:  # the other way has the words for it
+            return None
         finally:
-            self._lock.release()
+            lock.release()
 
-    async def _awaited(self, acquire: Callable[[], tuple[Provider | None, Lease]]) -> TapeStorage:
+    async def _awaited(self, acquire: Callable[[], Lease]) -> TapeStorage:
         from .aio import off_loop
 
-        def give_back(acquired: tuple[Provider | None, Lease]) -> None:
-            self._openings.release(acquired[1], unused=True)
-
-        return self._handle(*await off_loop(acquire, give_back))
+        return self._handle(await off_loop(acquire, partial(self._openings.release, unused=True)))
 
     def _lease_shared(
         self, provider: Provider, who: Caller, *, of_default: bool = False
@@ -733,7 +743,7 @@ class StorageProviderRegistry:
     ) -> None:
         if mine:
             self._construct(provider, opening, None, awaited=awaited)
-        elif opening.backend is None:
+        elif opening.source is None:
             self._openings.wait(opening, lease)
 
     def _construct(self, provider: Provider, opening: Opening, over: Config | None, *, awaited: bool) -> None:
@@ -755,7 +765,7 @@ class StorageProviderRegistry:
             return cast(TapeStorageBackend, factory.create(config, context))
 
         close_at_exit(self)
-        self._openings.construct(opening, create)
+        self._openings.construct(opening, create, provider.metadata.capabilities)
 
     def _loop(self) -> LoopThread:
         from .aio import LoopThread
@@ -766,27 +776,16 @@ class StorageProviderRegistry:
                 self._loop_thread = fresh
             return self._loop_thread
 
-    def _handle(self, provider: Provider | None, lease: Lease) -> TapeStorage:
+    def _handle(self, lease: Lease) -> TapeStorage:
         opening = lease.opening
-        revision = opening.revision
-        storage = TapeStorage(
-            cast(TapeStorageBackend, opening.backend),  # constructed: there is a lease
-            provider=revision.provider,
-            revision=revision.number,
-            instance_id=lease.instance_id,
-            capabilities=provider.metadata.capabilities if provider is not None else frozenset(),
-            storage_type=opening.storage_type,
-            release=partial(self._openings.release, lease),
-            is_superseded=partial(self._is_superseded, lease),
-        )
-        self._openings.watch(lease, storage)
+        source: Any = opening.source  # it is open: there is a lease
+        number = opening.revision.number
+        storage = TapeStorage(source, lease, number, lease.instance_id, self._note_dropped)
+        lease.use = storage.use
         return storage
 
-    def _is_superseded(self, lease: Lease) -> bool:
-        revision = lease.opening.revision
-        if revision.superseded:
-            return True
-        return lease.of_default and revision.provider != (self._snapshot.default or FALLBACK_DEFAULT)
+    def _is_default(self, name: str) -> bool:
+        return name == (self._snapshot.default or FALLBACK_DEFAULT)
 
     # ------------------------------------------------------------------ inside: commits, overrides, forks
 

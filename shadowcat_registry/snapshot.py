@@ -85,35 +85,35 @@ class Provider:
 class Snapshot(Mapping[str, Provider]):
     """Name → provider, as of one generation. An unknown name raises `ProviderNotFoundError`."""
 
-    __slots__ = ("_providers", "default", "generation")
+    __slots__ = ("default", "generation", "providers")
 
     def __init__(self, providers: Mapping[str, Provider], default: str | None, generation: int) -> None:
-        self._providers = providers
+        self.providers = providers
         self.default = default
         self.generation = generation
 
     def __getitem__(self, name: str) -> Provider:
         try:
-            return self._providers[name]
+            return self.providers[name]
         except KeyError:
-            raise ProviderNotFoundError(name, tuple(self._providers)) from None
+            raise ProviderNotFoundError(name, tuple(self.providers)) from None
 
     @overload
     def get(self, key: str, /) -> Provider | None: ...
     @overload
     def get(self, key: str, /, default: Provider | _T) -> Provider | _T: ...
     def get(self, key: str, /, default: object = None) -> object:
-        return self._providers.get(key, default)
+        return self.providers.get(key, default)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._providers
+        return name in self.providers
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._providers)
+        return iter(self.providers)
 
     def __len__(self) -> int:
-        return len(self._providers)
+        return len(self.providers)
 
     def __repr__(self) -> str:
-        names = list(self._providers)
+        names = list(self.providers)
         return f"Snapshot(generation={self.generation}, default={self.default!r}, providers={names})"

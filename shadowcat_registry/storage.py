@@ -13,10 +13,11 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
 
 from .backend import Appender, Page, RepairReport, StorageStats, TapeQuery, TapeStorageBackend
 from .errors import (
@@ -97,42 +98,55 @@ class _Translation:
 translated: Final = _Translation()
 
 
-class _Use:
-    """What a handle does its work with, and what is left to be done once it was dropped.
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """What all handles on one opened backend have in common."""
 
-    Knows neither the handle nor its recorders, so that it outlives both.
-    """
+    backend: TapeStorageBackend
+    provider: str
+    storage_type: str
+    """As the backend said once: a handle is made without calling it."""
+    capabilities: frozenset[ProviderCapability] = frozenset()
+    # Guards what is open and what is closed on each handle; see there. One for all: it is held for moments.
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    __slots__ = (
-        "backend",
-        "beginning",
-        "closed",
-        "forked",
-        "lock",
-        "release",
-        "released",
-        "storage_type",
-        "tapes",
-    )
 
-    def __init__(self, backend: TapeStorageBackend, storage_type: str, release: Callable[[], None]) -> None:
-        self.backend = backend
-        self.storage_type = storage_type
-        self.release = release
-        # Guards the four below: what is open and what is closed change in one step. Neither the
-        # backend nor a tape nor `release` is called under it.
-        self.lock = threading.Lock()
-        self.beginning: list[str] = []
-        self.tapes: list[_OpenTape] = []
-        self.closed = False
-        self.released = False
-        self.forked = False
-        """This is a child process, and all of it is the parent's."""
+class HandleLease(Protocol):
+    """What a handle has to give back."""
+
+    def release(self) -> None:
+        """Called once, when the handle is closed and nothing works through it any more."""
+
+    def is_superseded(self) -> bool: ...
+
+
+_OPEN, _CLOSED, _RELEASED, _FORKED = range(4)
+
+
+class Use(weakref.ref["TapeStorage"]):
+    """What a handle does its work with, and what is left of it once it was dropped: then, this calls back
+    with itself. Holds neither the handle nor its recorders."""
+
+    __slots__ = ("beginning", "lease", "lock", "source", "state", "tapes")
+    source: Source
+    lease: HandleLease
+    # That of the source. Guards the three below: what is open and what is closed change in one step. Neither
+    # the backend nor a tape nor the lease is called under it.
+    lock: threading.Lock
+    beginning: tuple[str, ...]
+    tapes: tuple[_OpenTape, ...]
+    state: int
+    """Closed: given back as soon as nothing is open. Forked: this is a child process, all of it is the
+    parent's, and it is not touched any more."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.state == _OPEN
 
     def call(self, operation: str, *arguments: object) -> Any:
-        method = getattr(self.backend, operation, None)
+        method = getattr(self.source.backend, operation, None)
         if method is None:
-            raise UnsupportedCapabilityError(self.storage_type, operation)
+            raise UnsupportedCapabilityError(self.source.storage_type, operation)
         with translated:
             return method(*arguments)
 
@@ -160,21 +174,22 @@ class _Use:
 
     def tape_ended(self, tape: _OpenTape) -> None:
         with self.lock:
-            self.tapes.remove(tape)
+            self.tapes = tuple(other for other in self.tapes if other is not tape)
         self.release_if_done()
 
     def release_if_done(self) -> None:
         with self.lock:
-            if not self.closed or self.released or self.beginning or self.tapes:
+            if self.state != _CLOSED or self.beginning or self.tapes:
                 return
-            self.released = True
-        self.release()
+            self.state = _RELEASED
+        self.lease.release()
 
     def end(self) -> None:
         """Tapes that are still open end as `aborted`, with every frame kept, and the lease is given back."""
         with self.lock:
-            self.closed = True
-            tapes = tuple(self.tapes)
+            if self.state == _OPEN:
+                self.state = _CLOSED
+            tapes = self.tapes
         for tape in tapes:
             try:
                 tape.end("aborted", None)
@@ -183,73 +198,59 @@ class _Use:
         self.release_if_done()
 
     def mark_forked(self) -> None:
-        """In a child: nothing here is touched any more."""
+        """In a child: refuse every use, and touch nothing."""
         self.lock = threading.Lock()  # a thread of the parent may hold the old one
-        self.forked = self.closed = self.released = True
+        self.state = _FORKED
         for tape in self.tapes:
             tape.lock = threading.Lock()
             tape.is_open = False
 
 
-class HandleWatch(weakref.ref["TapeStorage"]):
-    """A weak reference to a handle that remembers what to do without it; see `TapeStorage.watch`."""
-
-    __slots__ = ("_use", "about")
-    about: object
-    _use: _Use
-
-    def end(self) -> None:
-        """End what the dropped handle had open: tapes as `aborted`, and its lease."""
-        self._use.end()
-
-    def mark_forked(self) -> None:
-        """In a forked child: refuse every use of the handle, and touch nothing of the parent's."""
-        self._use.mark_forked()
-
-
 class TapeStorage:
     """A lease on an opened storage. Thread-safe; `close()` it, or use `with`.
 
-    `release` is called once, when the handle is closed and nothing works through it any more. The
-    backend is not closed here: whoever counts the leases knows whether this was the last one.
+    The backend is not closed here: whoever counts the leases knows whether this was the last one.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_backend",
-        "_is_superseded",
-        "_use",
-        "capabilities",
-        "instance_id",
-        "provider",
-        "revision",
-        "storage_type",
-    )
+    __slots__ = ("__weakref__", "_backend", "_source", "instance_id", "revision", "use")
 
     def __init__(
         self,
-        backend: TapeStorageBackend,
-        *,
-        provider: str,
+        source: Source,
+        lease: HandleLease,
         revision: int = 1,
         instance_id: str | None = None,
-        capabilities: frozenset[ProviderCapability] = frozenset(),
-        storage_type: str | None = None,
-        release: Callable[[], None],
-        is_superseded: Callable[[], bool],
+        tell_dropped: Callable[[Use], object] | None = None,
     ) -> None:
-        self._backend = backend
-        self.provider: Final = provider
+        """`tell_dropped(use)` is called when the handle is dropped, closed or not. It runs wherever the
+        collector runs, perhaps under some lock: all it may do is to put aside what is not closed.
+        `use.end()` later does what the handle would have done."""
+        self._backend = source.backend
+        self._source = source
         self.revision: Final = revision
         self.instance_id: Final = instance_id
-        self.capabilities: Final = capabilities
-        self.storage_type: Final[str] = type_of(backend) if storage_type is None else storage_type
-        self._is_superseded = is_superseded
-        self._use = _Use(backend, self.storage_type, release)
+        self.use = use = Use(self, tell_dropped)
+        use.source = source
+        use.lease = lease
+        use.lock = source.lock
+        use.beginning = use.tapes = ()
+        use.state = _OPEN
+
+    @property
+    def provider(self) -> str:
+        return self._source.provider
+
+    @property
+    def storage_type(self) -> str:
+        return self._source.storage_type
+
+    @property
+    def capabilities(self) -> frozenset[ProviderCapability]:
+        return self._source.capabilities
 
     def __repr__(self) -> str:
         instance = f" instance_id={self.instance_id!r}" if self.instance_id is not None else ""
-        state = "closed" if self._use.closed else "open"
+        state = "closed" if self.closed else "open"
         return (
             f"<TapeStorage provider={self.provider!r} type={self.storage_type!r} "
             f"revision={self.revision}{instance} {state}>"
@@ -258,22 +259,11 @@ class TapeStorage:
     @property
     def superseded(self) -> bool:
         """A newer revision, another default or a removal waits for this lease."""
-        return self._is_superseded()
+        return self.use.lease.is_superseded()
 
     @property
     def closed(self) -> bool:
-        return self._use.closed
-
-    def watch(self, about: object, tell: Callable[[HandleWatch], object]) -> HandleWatch:
-        """Have `tell(watch)` called when this handle is dropped, as long as the returned watch is kept.
-
-        `tell` runs wherever the collector happens to run, perhaps under some lock: all it may do is to
-        put the watch aside. `watch.end()` later does what the handle would have done.
-        """
-        watch = HandleWatch(self, tell)
-        watch.about = about
-        watch._use = self._use  # noqa: SLF001 - one module
-        return watch
+        return self.use.state != _OPEN
 
     # -- recording ------------------------------------------------------------------------------
 
@@ -353,7 +343,7 @@ class TapeStorage:
                 recorder = self._recorder_of(tape_id, appender)
                 meta, _ = self.get_meta(tape_id)
                 if meta.get("status") != "recording":
-                    self._use.update_meta(tape_id, {"status": "recording", "finalized_at": None})
+                    self.use.update_meta(tape_id, {"status": "recording", "finalized_at": None})
             except BaseException:
                 with translated:
                     appender.close()
@@ -375,20 +365,22 @@ class TapeStorage:
     def _open_recorder(
         self, tape_id: str, begin: Callable[[], tuple[TapeRecorder, _T]]
     ) -> tuple[TapeRecorder, _T]:
-        use = self._use
+        use = self.use
         with use.lock:  # one that is being opened counts already: `close` cannot slip in between
             self._check_open()
-            use.beginning.append(tape_id)
+            use.beginning = (*use.beginning, tape_id)
         recorder: TapeRecorder | None = None
         try:
             recorder, report = begin()
         finally:
             with use.lock:
-                use.beginning.remove(tape_id)
+                before = list(use.beginning)
+                before.remove(tape_id)
+                use.beginning = tuple(before)
                 if recorder is not None:
-                    use.tapes.append(recorder._tape)  # noqa: SLF001 - one module, one noun
+                    use.tapes = (*use.tapes, recorder._tape)  # noqa: SLF001 - one module, one noun
             use.release_if_done()
-        if use.closed:  # the `with` block was left meanwhile
+        if use.state != _OPEN:  # the `with` block was left meanwhile
             recorder.abort()
             raise StorageClosedError(repr(self))
         return recorder, report
@@ -490,15 +482,13 @@ class TapeStorage:
         Raises:
             RecorderOpenError: something still records through this handle; nothing was changed.
         """
-        use = self._use
+        use = self.use
         with use.lock:
-            if not use.closed:
-                use.check_idle()
-                use.closed = True
-            if use.released or use.beginning or use.tapes:
-                return
-            use.released = True
-        use.release()
+            if use.state != _OPEN:
+                return  # or it is left as soon as its last tape has ended
+            use.check_idle()
+            use.state = _RELEASED
+        use.lease.release()
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -512,8 +502,8 @@ class TapeStorage:
         Raises:
             RecorderOpenError: the block was left without an error while something still recorded.
         """
-        use = self._use
-        if use.forked:  # the parent leaves this block too
+        use = self.use
+        if use.state == _FORKED:  # the parent leaves this block too
             return
         unfinished: RecorderOpenError | None = None
         with use.lock:
@@ -521,7 +511,8 @@ class TapeStorage:
                 use.check_idle()
             except RecorderOpenError as caught:
                 unfinished = caught
-            use.closed = True  # together with the check: no recorder begins in between
+            if use.state == _OPEN:
+                use.state = _CLOSED  # together with the check: no recorder begins in between
         use.end()
         if error is None and unfinished is not None:
             raise unfinished
@@ -545,10 +536,8 @@ class TapeStorage:
     # -- checks and calls -----------------------------------------------------------------------
 
     def _check_open(self) -> None:
-        if self._use.forked:
-            raise RegistryForkedError(repr(self))
-        if self._use.closed:
-            raise StorageClosedError(repr(self))
+        if (state := self.use.state) != _OPEN:
+            raise (RegistryForkedError if state == _FORKED else StorageClosedError)(repr(self))
 
     def _check_capable(self, capability: ProviderCapability, operation: str) -> None:
         self._check_open()
@@ -556,7 +545,7 @@ class TapeStorage:
             raise UnsupportedCapabilityError(self.storage_type, operation)
 
     def _call(self, operation: str, *arguments: object) -> Any:
-        return self._use.call(operation, *arguments)
+        return self.use.call(operation, *arguments)
 
 
 class _OpenTape:
@@ -564,7 +553,7 @@ class _OpenTape:
 
     __slots__ = ("appender", "counters", "is_open", "lock", "tape_id", "use")
 
-    def __init__(self, use: _Use, tape_id: str, appender: Appender, counters: TapeCounters) -> None:
+    def __init__(self, use: Use, tape_id: str, appender: Appender, counters: TapeCounters) -> None:
         self.use = use
         self.tape_id = tape_id
         self.appender = appender
@@ -577,7 +566,7 @@ class _OpenTape:
     def check_open(self) -> None:
         if not self.is_open:
             what = f"the recorder of tape {self.tape_id!r}"
-            raise RegistryForkedError(what) if self.use.forked else StorageClosedError(what)
+            raise (RegistryForkedError if self.use.state == _FORKED else StorageClosedError)(what)
 
     def end(self, status: TapeStatus | None, metadata: Metadata | None) -> None:
         with self.lock:
@@ -627,7 +616,7 @@ class TapeRecorder:
         self.tape_id: Final[str] = init["tape_id"]
         self.session_id: Final[str] = init["session_id"]
         self._storage = storage  # the lease lives as long as its last recorder
-        self._tape = _OpenTape(storage._use, self.tape_id, appender, counters)  # noqa: SLF001 - as above
+        self._tape = _OpenTape(storage.use, self.tape_id, appender, counters)
         self._appender = appender
         self._counters = counters
         self._encoder = _encoder_for(init, counters)
@@ -751,7 +740,7 @@ class TapeRecorder:
             StorageFullError, StorageUnavailableError, TapeNotFoundError, InvalidMetadataError.
             RegistryForkedError: this is a forked child, and the tape is its parent's.
         """
-        if self._tape.use.forked:
+        if self._tape.use.state == _FORKED:
             self._tape.check_open()
         self._tape.end("finalized", metadata)
 
@@ -807,7 +796,7 @@ class TapeRecorder:
     def _lane(self) -> Lane:
         from .aio import Lane
 
-        if self._tape.use.forked:  # the parent's lane may look busy here for ever
+        if self._tape.use.state == _FORKED:  # the parent's lane may look busy here for ever
             self._tape.check_open()
         lane: Lane = self.__dict__.setdefault("_own_lane", Lane())  # one step: of two, the first counts
         return lane

@@ -12,7 +12,7 @@ from shadowcat_registry.backend import StorageProviderFactory, TapeStorageBacken
 from shadowcat_registry.metadata import ProviderCapability
 from shadowcat_registry.providers.filesystem import FilesystemProviderFactory
 from shadowcat_registry.providers.memory import MemoryProviderFactory
-from shadowcat_registry.storage import TapeStorage
+from shadowcat_registry.storage import Source, TapeStorage, type_of
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared" / "tapes"
@@ -46,12 +46,19 @@ def open_backend(
     return FACTORIES[type_name]().create(config or {}, Context(directory))
 
 
+@dataclass(frozen=True)
+class FreeLease:
+    """Of no registry: nobody counts it."""
+
+    release: Callable[[], None] = lambda: None
+    is_superseded: Callable[[], bool] = lambda: False
+
+
 def handle(
     backend: TapeStorageBackend,
     *,
     release: Callable[[], None] = lambda: None,
     capabilities: frozenset[ProviderCapability] = frozenset(),
 ) -> TapeStorage:
-    return TapeStorage(
-        backend, provider="tapes", capabilities=capabilities, release=release, is_superseded=lambda: False
-    )
+    source = Source(backend, "tapes", type_of(backend), capabilities)
+    return TapeStorage(source, FreeLease(release))

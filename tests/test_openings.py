@@ -19,6 +19,7 @@ from shadowcat_registry.errors import (
 from shadowcat_registry.leases import Lease, Opening, Revision, caller
 from shadowcat_registry.openings import Openings
 from shadowcat_registry.providers.memory import MemoryBackend
+from shadowcat_registry.storage import Source
 
 from .fakes import Gate, Running, until
 from .storages import handle
@@ -64,7 +65,7 @@ class TestConstruct:
             return _backend()
 
         engine.openings.construct(opening, create)
-        assert opening.backend is not None
+        assert opening.source is not None
 
     def test_a_failure_leaves_nothing_behind(self) -> None:
         engine, revision = _Engine(), Revision("a", 1)
@@ -190,7 +191,7 @@ class TestWait:
         assert engine.openings.lease_count("a") == 1
         gate.open()
         constructing.result()
-        assert opening.backend is not None, "the construction itself went on"
+        assert opening.source is not None, "the construction itself went on"
 
     def test_two_threads_that_wait_for_each_other_find_it_out(self) -> None:
         engine = _Engine()
@@ -253,7 +254,9 @@ class TestRelease:
                 counts.append(engine.openings.lease_count("a"))
                 super().close()
 
-        opening.backend = Slow(logging.getLogger("tests"), max_bytes=1 << 20, max_tapes=1)
+        opening.source = Source(
+            Slow(logging.getLogger("tests"), max_bytes=1 << 20, max_tapes=1), "a", "memory"
+        )
         engine.openings.release(lease)
         assert counts == [1]
         assert engine.openings.lease_count("a") == 0
@@ -267,7 +270,9 @@ class TestRelease:
             def close(self) -> None:
                 closes.append(1)
 
-        opening.backend = Counting(logging.getLogger("tests"), max_bytes=1 << 20, max_tapes=1)
+        opening.source = Source(
+            Counting(logging.getLogger("tests"), max_bytes=1 << 20, max_tapes=1), "a", "memory"
+        )
         leases = [first, *(engine.lease(opening) for _ in range(15))]
         revision.superseded = True
         together = threading.Barrier(len(leases))
@@ -293,7 +298,9 @@ class TestClose:
 
         engine, revision = _Engine(), Revision("a", 1)
         opening, lease = engine.open(revision, shared=False)
-        opening.backend = Broken(logging.getLogger("tests"), max_bytes=1 << 20, max_tapes=1)
+        opening.source = Source(
+            Broken(logging.getLogger("tests"), max_bytes=1 << 20, max_tapes=1), "a", "memory"
+        )
         engine.openings.release(lease)
         assert "closing the storage of provider 'a' failed" in caplog.text
         assert not revision.openings

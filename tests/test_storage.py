@@ -23,9 +23,9 @@ from shadowcat_registry.errors import (
     UnsupportedCapabilityError,
 )
 from shadowcat_registry.metadata import ProviderCapability
-from shadowcat_registry.storage import TapeStorage, translate
+from shadowcat_registry.storage import Source, TapeStorage, translate
 
-from .storages import handle
+from .storages import FreeLease, handle
 
 
 class FakeAppender:
@@ -399,14 +399,8 @@ class TestLease:
         assert reference() is None
 
     def test_its_repr_says_what_it_is(self, backend: FakeBackend) -> None:
-        storage = TapeStorage(
-            backend,
-            provider="p",
-            revision=3,
-            instance_id="i",
-            release=lambda: None,
-            is_superseded=lambda: True,
-        )
+        lease = FreeLease(is_superseded=lambda: True)
+        storage = TapeStorage(Source(backend, "p", "fake"), lease, revision=3, instance_id="i")
         assert repr(storage) == "<TapeStorage provider='p' type='fake' revision=3 instance_id='i' open>"
         assert storage.superseded
         storage.close()

@@ -73,10 +73,13 @@ OPEN = """
 import logging, os, sys
 from pathlib import Path
 from shadowcat_registry.providers.filesystem import FilesystemBackend
-from shadowcat_registry.storage import TapeStorage
+from shadowcat_registry.storage import Source, TapeStorage
+class Lease:
+    def release(self): pass
+    def is_superseded(self): return False
 def open_storage(directory):
-    return TapeStorage(FilesystemBackend(Path(directory), logging.getLogger("child")), provider="p",
-                       release=lambda: None, is_superseded=lambda: False)
+    backend = FilesystemBackend(Path(directory), logging.getLogger("child"))
+    return TapeStorage(Source(backend, "p", "filesystem"), Lease())
 """
 
 
