@@ -166,8 +166,10 @@ def judge(style: str, seen: list[str]) -> None:
         # Two changes by definition, but whoever sees them only by polling may miss the first.
         assert seen in ([NEW[: len(seen[0])], NEW], [NEW])
     elif style.startswith("burst"):
+        # Saves that a slow machine spreads are changes of their own; test_settle holds, on a clock that
+        # stands still, that those which are not spread are one.
         assert {content.partition("# burst")[0] for content in seen} == {NEW}
-        assert len(seen) <= 5
+        assert len(seen) == len(set(seen)) <= 50
         assert seen[-1] == NEW
     else:
         assert seen == [NEW]
