@@ -1,4 +1,4 @@
-"""Handles that nobody closes: what the collector finds is given back, said once, and never in the collector."""
+"""Handles that nobody closes: what the collector finds is given back later, and said once."""
 
 from __future__ import annotations
 
