@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from . import append, imports, lookups
+from . import append, imports, lookups, manifest
 
-BENCHMARKS = {"append": append.main, "imports": imports.main, "lookups": lookups.main}
+BENCHMARKS = {
+    "append": append.main,
+    "imports": imports.main,
+    "lookups": lookups.main,
+    "manifest": manifest.main,
+}
 
 
 def main(names: list[str]) -> int:

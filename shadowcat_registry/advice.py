@@ -35,7 +35,7 @@ def advice(compiled: Compiled, config: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _leads_out(path: str) -> bool:
-    return not Path(path).is_absolute() and Path(os.path.normpath(path)).parts[:1] == ("..",)
+    return ".." in path and not Path(path).is_absolute() and Path(os.path.normpath(path)).parts[:1] == ("..",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +58,32 @@ def overlaps(places: Iterable[Place]) -> Iterator[tuple[Place, Place, bool]]:
     """Each place with the one before it that is the same (True), or that one of the two is inside of, after
     all links. Of several, the nearest; the later or the inner one comes first."""
     resolve = _Resolver()
-    first: dict[tuple[str, ...], Place] = {}
+    first: dict[str, Place] = {}
     for place in places:
         path = resolve(place.path)
         other = first.setdefault(path, place)
         if other is not place:
             yield place, other, True
+    nearest: dict[str, Place | None] = {}  # of a directory: the place that it is, or is in
     for path, place in first.items():
-        for length in range(len(path) - 1, 0, -1):
-            around = first.get(path[:length])
-            if around is not None and around.provider != place.provider:
-                yield place, around, False
-                break
+        above = os.path.dirname(path)  # noqa: PTH120 - plain strings: there may be many
+        around = _nearest(above, first, nearest)
+        if around is not None and around.provider != place.provider:
+            yield place, around, False
+
+
+def _nearest(directory: str, places: Mapping[str, Place], nearest: dict[str, Place | None]) -> Place | None:
+    passed = []
+    while directory not in nearest:
+        passed.append(directory)
+        parent = os.path.dirname(directory)  # noqa: PTH120 - dito
+        if directory in places or parent == directory:
+            nearest[directory] = places.get(directory)
+            break
+        directory = parent
+    found = nearest[directory]
+    nearest.update(dict.fromkeys(passed, found))
+    return found
 
 
 class _Resolver:
@@ -78,11 +92,11 @@ class _Resolver:
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
 
-    def __call__(self, path: str) -> tuple[str, ...]:
+    def __call__(self, path: str) -> str:
         parent, name = os.path.split(os.path.normpath(path))
         if parent not in self._known:
             self._known[parent] = os.path.realpath(parent)
-        real = os.path.join(self._known[parent], name)  # noqa: PTH118 - plain strings: there may be many
+        real = os.path.join(self._known[parent], name)  # noqa: PTH118 - dito
         if os.path.islink(real):  # noqa: PTH114 - dito
             real = os.path.realpath(real)
-        return Path(os.path.normcase(real)).parts
+        return os.path.normcase(real)

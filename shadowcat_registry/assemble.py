@@ -7,7 +7,6 @@ uses nothing but what their factories say of themselves.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -53,6 +52,7 @@ class _Type:
     factory: StorageProviderFactory
     compiled: Compiled | None
     is_broken: bool = False
+    has_defaults: bool = False
     has_paths: bool = False
     has_secrets: bool = False
     has_advice: bool = False
@@ -395,6 +395,7 @@ class _Builder:
                 factory,
                 None if wrong or schema is None else compiled(schema),
                 bool(wrong),
+                has_defaults=not wrong and mentions(schema, "default"),
                 has_paths=not wrong and mentions(schema, "x-path"),
                 has_secrets=not wrong and mentions(schema, "x-secret"),
                 has_advice=not wrong and (mentions(schema, "x-path") or mentions(schema, "deprecated")),
@@ -429,7 +430,7 @@ class _Builder:
         content = _content(resolved.config) if resolved.referenced else None
         if verdict is not None and verdict.type is type_ and verdict.resolved == content:
             return self.passed(key, verdict)
-        config = fill_defaults(schema, resolved.config)
+        config = fill_defaults(schema, resolved.config) if type_.has_defaults else resolved.config
         secrets = resolved.secrets
         if type_.compiled is not None and type_.has_paths:
             config = type_.compiled.with_absolute_paths(config, base_directory)
@@ -567,8 +568,8 @@ def _problems(type_: _Type, spec: ProviderSpec, resolved: Resolved) -> list[Prob
 
 
 def _content(value: Any) -> bytes:
-    """The same for the same values of the same types, in the same order."""
-    return sha256(json.dumps(value).encode()).digest()
+    """The same for the same values, in the same order; `repr` tells 1, 1.0 and True apart."""
+    return sha256(repr(value).encode("utf-8", "surrogatepass")).digest()
 
 
 def _ask_the_factory(

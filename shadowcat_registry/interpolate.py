@@ -64,7 +64,7 @@ class _ReferenceError(Exception):
 
 def has_reference(text: str) -> bool:
     """Whether `text` holds what looks like a reference, right or wrong."""
-    return any(found[0] != "$$" for found in _token.finditer(text))
+    return "${" in text and any(found[0] != "$$" for found in _token.finditer(text))
 
 
 def resolve(
@@ -108,16 +108,16 @@ class _Resolver:
         self.problems: list[Problem] = []
 
     def value(self, value: Any, pointer: Pointer) -> Any:
+        if isinstance(value, str):  # first: most values are texts, and to ask for a Mapping takes long
+            return self.text(value, pointer) if "$" in value else value
+        if isinstance(value, list):
+            return [self.value(item, (*pointer, index)) for index, item in enumerate(value)]
         if isinstance(value, Mapping):
             for key in value:
                 if has_reference(key):
                     message = "a reference in a key is not resolved"
                     self.problems.append(Problem((*pointer, key), "SC404", message, None, True))
             return {key: self.value(item, (*pointer, key)) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self.value(item, (*pointer, index)) for index, item in enumerate(value)]
-        if isinstance(value, str) and "$" in value:
-            return self.text(value, pointer)
         return value
 
     def text(self, text: str, pointer: Pointer) -> Any:
