@@ -141,6 +141,15 @@ class TestTheSameVerdict:
     def test_a_rule_that_they_may_read_differently_is_not_its_own(self, schema: dict[str, Any]) -> None:
         assert acceptor({"properties": {"x": schema}}) is None
 
+    @pytest.mark.parametrize(
+        "value", ["x" * 5000, {"x" * 5000: 1}, 2.0, [3.0], 2**53, -(2**70), {1: 2}, (1,), {"a": "\ud800"}]
+    )
+    def test_a_value_that_they_may_see_differently_is_not_its_own(self, value: Any) -> None:
+        accept = acceptor({"type": ["object", "array", "string", "number"], "pattern": "^x*$"})
+        assert accept is not None
+        assert not accept(value)
+        assert accept("x")
+
     def test_it_is_asked_in_earnest(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fine = Compiled(SAMPLE)
         monkeypatch.setattr(Compiled, "_validator", property(lambda _: pytest.fail("jsonschema was asked")))
