@@ -18,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from . import forks
 from .accelerate import acceptor
 from .errors import Problem, did_you_mean
 from .marks import Pointer
@@ -42,6 +43,15 @@ _MAX_NAME_CHARACTERS: Final = 1024
 _lock = threading.Lock()
 _compiled: dict[bytes, Compiled] = {}
 _checked: dict[bytes, tuple[str, ...]] = {}
+
+
+def _start_anew() -> None:
+    """In a forked child: a thread of the parent may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+
+
+forks.module_in_child(_start_anew)
 
 
 def merge(base: Any, over: Any) -> Any:

@@ -31,6 +31,7 @@ _running: Runtime | None = None
 
 
 def _start_anew() -> None:
+    """In a forked child: as in `forks`."""
     global _initializing
     _initializing = threading.RLock()
 

@@ -329,7 +329,8 @@ def work(directory):
 if __name__ == "__main__":
     sr.register_builtin_providers()
     held = sr.STORAGE_REGISTRY.open_storage("memory")
-    process = multiprocessing.get_context({method!r}).Process(target=work, args=({str(tmp_path / "tapes")!r},))
+    context = multiprocessing.get_context({method!r})
+    process = context.Process(target=work, args=({str(tmp_path / "tapes")!r},))
     process.start()
     process.join(20)
     assert process.exitcode == 0, process.exitcode
