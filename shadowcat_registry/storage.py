@@ -108,7 +108,7 @@ class Source:
     """As the backend said once: a handle is made without calling it."""
     capabilities: frozenset[ProviderCapability] = frozenset()
     # Guards what is open and what is closed on each handle; see there. One for all: it is held for moments.
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=lambda: threading.Lock())  # as patched, where a test does
 
 
 class HandleLease(Protocol):
