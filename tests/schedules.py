@@ -172,11 +172,13 @@ class _Schedule:
                 worker.priority = priority
             with self._visible_locks():
                 self._pass_to(self._choose())
-                for worker in self._workers:  # their number may grow
-                    worker.thread.join(_PATIENCE_SECONDS)
-                    if worker.thread.is_alive():
-                        self._fail(TimeoutError(f"stuck out of the scheduler's sight{self._stacks()}"))
-            self.running = None
+                try:
+                    for worker in self._workers:  # their number may grow
+                        worker.thread.join(_PATIENCE_SECONDS)
+                        if worker.thread.is_alive():
+                            self._fail(TimeoutError(f"stuck out of the scheduler's sight{self._stacks()}"))
+                finally:
+                    self.running = None
             if self._failure is None:
                 try:
                     scenario.at_end()
@@ -237,6 +239,10 @@ class _Schedule:
             worker.priority = self._lowest
             self._give_way(worker)
 
+    @property
+    def failed(self) -> bool:
+        return self._failure is not None
+
     # ------------------------------------------------------------------ who runs
 
     def _give_way(self, worker: _Worker) -> None:
@@ -293,14 +299,10 @@ class _Schedule:
     # ------------------------------------------------------------------ locks
 
     def _visible_locks(self) -> AbstractContextManager[object]:
-        lock = partial(_Lock, self)
-        visible: dict[str, Any] = {
-            "Lock": lock,
-            "_allocate_lock": lock,
-            "_CRLock": None,
-            "Thread": partial(_Thread, self),
-        }
-        return mock.patch.multiple(threading, **visible)
+        lock, thread = partial(_Lock, self), partial(_Thread, self)
+        visible: dict[str, Any] = {"Lock": lock, "_allocate_lock": lock, "_CRLock": None, "Thread": thread}
+        patch: AbstractContextManager[object] = mock.patch.multiple(threading, **visible)
+        return patch
 
     def acquire(self, worker: _Worker, lock: _Lock, blocking: bool, timeout_seconds: float) -> bool:
         self.step(worker)
@@ -334,7 +336,7 @@ class _Lock:
         worker = self._schedule.running
         if worker is not None:
             return self._schedule.acquire(worker, self, blocking, timeout)
-        if self.owner is not None:
+        if self.owner is not None and not self._schedule.failed:
             if blocking and timeout < 0:
                 raise DeadlockError("the only thread waits for a lock that nobody will release")
             return False

@@ -512,15 +512,13 @@ class World:
 
     def check_end(self) -> None:
         assert not self.held
+        serving = [provider.factory for provider in self.registry.snapshot().values()]
         for info in self.registry.list_providers():
             assert info.state == "active", "nobody has let the retiring one go"
-            opened = self.registry.snapshot()[info.name].live.shared
             assert info.instance_count == 0, "a lease is left"
-            assert opened is None or not opened.closing
-        idle = [p.live.shared.backend for p in self.registry.snapshot().values() if p.live.shared]
         for factory in self.factories:
-            for backend in factory.backends:
-                assert backend.close_count == (0 if backend in idle else 1)
+            assert factory.open_count <= (1 if factory in serving else 0), "a storage was left open"
+            assert all(backend.close_count < 2 for backend in factory.backends), "closed twice"
         self.registry.close()
         for factory in self.factories:
             assert factory.open_count == 0
