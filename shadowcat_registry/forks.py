@@ -21,6 +21,11 @@ def in_child(owner: Any, start_anew: Callable[[Any], None]) -> None:
     _objects[owner] = start_anew
 
 
+def owners() -> list[Any]:
+    """Whoever would be called."""
+    return list(_objects)
+
+
 def module_in_child(start_anew: Callable[[], None]) -> None:
     """The same for what a module holds."""
     _modules.append(start_anew)

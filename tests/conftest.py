@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from shadowcat_registry import forks
+from shadowcat_registry.registry import StorageProviderRegistry
+
 # Deterministic, and without a verdict about how fast this machine is.
 settings.register_profile("everyday", deadline=None, derandomize=True, database=None)
 settings.load_profile("everyday")
@@ -31,16 +34,27 @@ def _open_files() -> dict[str, str]:
     return found
 
 
+def _registries() -> set[StorageProviderRegistry]:
+    """All that live: each has asked to be told of forks."""
+    return {owner for owner in forks.owners() if isinstance(owner, StorageProviderRegistry)}
+
+
+def _holders(registry: StorageProviderRegistry) -> list[str]:
+    return [str(holder) for name in registry for holder in registry.holders(name)]
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_leaked() -> Iterator[None]:
-    """Fails a test that leaves a thread or a file descriptor behind."""
-    threads, files = set(threading.enumerate()), _open_files()
+    """Fails a test that leaves a thread, a file descriptor or a lease behind."""
+    threads, files, before = set(threading.enumerate()), _open_files(), _registries()
     yield
+    held = [holder for registry in _registries() - before for holder in _holders(registry)]
     started = [thread for thread in threading.enumerate() if thread not in threads]
     for thread in started:
         thread.join(_GRACE_SECONDS)
     alive = [thread.name for thread in started if thread.is_alive()]
     assert not alive, f"threads left running: {alive}"
+    assert not held, f"leases left out: {', '.join(held)}"
     opened = {item for item in _open_files().items() if item not in files.items()}
     if opened:  # perhaps only garbage that has not been collected yet
         gc.collect()

@@ -137,6 +137,7 @@ class TestAPlanThatSucceeds:
         report = world.declare("above", above="other", below={})
         assert report.findings == ()
         assert world.registry.get_provider_info("below").instance_count == 1
+        world.registry.close()
 
     def test_paths_are_those_of_the_manifest(self, world: World) -> None:
         world.declare("a", a={})
