@@ -43,7 +43,7 @@ def acceptor(schema: Mapping[str, Any]) -> Callable[[Any], bool] | None:
     def accept(value: Any) -> bool:
         try:
             return _is_seen_alike(value) and accepts(value)
-        except ValueError:  # lone surrogates, nesting
+        except ValueError:  # a lone surrogate, or what the library gives up on
             return False
 
     return accept
@@ -75,7 +75,11 @@ def _is_read_alike(part: Mapping[str, Any]) -> bool:
 
 
 def _is_seen_alike(value: Any) -> bool:
-    """Not so are floats that may pass for integers, integers that floats cannot hold, and long texts."""
+    """Not so are floats that may pass for integers, integers that floats cannot hold, and long texts.
+
+    Raises:
+        UnicodeEncodeError: a text is none that could be written.
+    """
     stack = [value]
     while stack:
         item = stack.pop()
@@ -83,9 +87,12 @@ def _is_seen_alike(value: Any) -> bool:
         if kind is str:
             if len(item) > MAX_TEXT_CHARACTERS:
                 return False
+            if not item.isascii():
+                item.encode()  # raises on a lone surrogate, which the environment may hold
         elif kind is dict:
-            if not all(type(name) is str and len(name) <= MAX_TEXT_CHARACTERS for name in item):
+            if not all(type(name) is str for name in item):
                 return False
+            stack.extend(item)
             stack.extend(item.values())
         elif kind is list:
             stack.extend(item)
