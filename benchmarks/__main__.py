@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from . import append, imports, lookups, manifest
+from . import append, concurrency, imports, lookups, manifest
 
 BENCHMARKS = {
     "append": append.main,
+    "concurrency": concurrency.main,
     "imports": imports.main,
     "lookups": lookups.main,
     "manifest": manifest.main,
