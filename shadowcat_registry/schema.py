@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from functools import cache, cached_property
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -400,22 +400,26 @@ def problems(schema: Schema | None, config: Any) -> tuple[Problem, ...]:
 
 class Compiled:
     """A schema that has passed `check_schema`, and what is worked out once for all configs. Any thread may
-    use it: it is not changed, and `functools.cached_property` at worst works something out twice."""
+    use it: what it works out late is at worst worked out twice. (`functools.cached_property` has a lock in
+    Python 3.11, which a child would inherit that is forked meanwhile.)"""
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self._accepts = acceptor(schema)
+        self._made: Validator | None = None
         self._places: dict[str, tuple[Pointer, ...] | None] = {
             keyword: _fixed_places(schema, keyword)
             for keyword in ("x-path", "x-exclusive", "x-secret", "deprecated")
         }
 
-    @cached_property
+    @property
     def _validator(self) -> Validator:
-        import referencing
+        made = self._made
+        if made is None:
+            import referencing
 
-        # An empty registry of our own: without it, a `$ref` to http:// is fetched and file:// is read.
-        made: Validator = _class()(_without_false(self.schema), registry=referencing.Registry())
+            # An empty registry of our own: without it, a `$ref` to http:// is fetched and file:// is read.
+            made = self._made = _class()(_without_false(self.schema), registry=referencing.Registry())
         return made
 
     def problems(self, config: Any) -> tuple[Problem, ...]:
