@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shadowcat_registry import leases, openings, registry, snapshot, storage
+from shadowcat_registry import bounded, leases, openings, overrides, registry, snapshot, storage
 from shadowcat_registry.backend import CreateContext
 from shadowcat_registry.errors import (
     CreationFailedError,
@@ -38,7 +38,9 @@ from .fakes import Backend, Factory
 from .schedules import DeadlockError, Scenario, ScheduleFailedError, explore, replay
 
 HERE = {__file__}
-CORE = {str(module.__file__) for module in (registry, openings, leases, snapshot, storage)}
+CORE = {
+    str(module.__file__) for module in (registry, openings, overrides, bounded, leases, snapshot, storage)
+}
 
 
 # ---------------------------------------------------------------------- the classic bugs
@@ -629,6 +631,48 @@ def it_is_closed_while_it_is_used() -> Scenario:
     return world.scenario(world.registry.close, close, world.creating("a"))
 
 
+def it_is_overridden_while_it_is_used() -> Scenario:
+    world = World("a")
+    world.registry.open_storage("a").close()
+    other = world.factory("a")
+
+    def override() -> None:
+        with world.registry.override("a", other), world.registry.open_storage("a") as handle:
+            assert handle._backend in other.backends
+            world.hold(handle)
+            world.held.remove(handle)
+
+    def restored() -> None:
+        assert world.registry.snapshot()["a"].factory is world.factories[0]
+        assert world.factories[0].create_count == 1, "what was open was not used again"
+
+    return world.scenario(override, world.opening(), world.opening(), at_end=restored)
+
+
+def two_overrides_overlap() -> Scenario:
+    world = World("a")
+
+    def override() -> None:
+        with world.registry.override("a", world.factory("a")):
+            world.opening()()
+
+    def restored() -> None:
+        assert world.registry.snapshot()["a"].factory is world.factories[0]
+
+    return world.scenario(override, override, world.opening(), at_end=restored)
+
+
+def a_handle_is_dropped() -> Scenario:
+    """Unclosed; the next operation of whichever thread gives its lease back."""
+    world = World("a")
+    handles = [world.registry.create_storage("a"), world.registry.open_storage("a")]
+
+    def sweep() -> None:
+        world.registry.sweep()
+
+    return world.scenario(handles.clear, world.opening(), world.unregistering(), at_end=sweep)
+
+
 def reload_while_it_is_used() -> Scenario:
     world = World("a")
     return world.scenario(world.opening(), world.committing(world.change()), world.opening())
@@ -774,6 +818,9 @@ SCENARIOS: list[Callable[[], Scenario]] = [
     the_default_changes_while_it_is_used,
     three_change_the_registry,
     it_is_closed_while_it_is_used,
+    it_is_overridden_while_it_is_used,
+    two_overrides_overlap,
+    a_handle_is_dropped,
     reload_while_it_is_used,
     reload_of_all_is_one_generation,
     removed_by_a_reload_while_it_is_used,
@@ -789,6 +836,7 @@ SCENARIOS: list[Callable[[], Scenario]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*dropped without close:ResourceWarning")
 @pytest.mark.parametrize("build", SCENARIOS, ids=lambda build: build.__name__)
 class TestTheRegistry:
     def test_holds_in_every_order(self, build: Callable[[], Scenario]) -> None:
