@@ -30,7 +30,10 @@ _OUTSIDE: Final = f"{__package__}.cli."
 def find_caller() -> Caller:
     """The nearest frame outside of this package (its command line counts as outside) that has called whoever
     calls this."""
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - inspect.stack() reads source files, 1,000 × slower
+    try:
+        frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - inspect.stack() reads source files, 1,000 × slower
+    except ValueError:  # the interpreter itself has called it, as the work of a thread may be
+        frame = None
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if not module.startswith(_OURS) or module.startswith(_OUTSIDE):

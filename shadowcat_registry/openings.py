@@ -260,10 +260,11 @@ class Openings:
                 return
             lease.released = True
             lease.use = None
-            opening.uses -= unused
+            if unused:
+                opening.uses -= 1
             last = (
                 len(opening.leases) == 1
-                and (opening.ends_with_last_lease or not opening.uses)
+                and (not opening.shared or opening.revision.superseded or not opening.uses)
                 and opening.source is not None
                 and opening.closing_since is None
             )
@@ -278,7 +279,7 @@ class Openings:
 
     def note_dropped(self, use: Use) -> None:
         """Runs in the collector, perhaps under our own lock: nothing else may ever happen here."""
-        if use.is_open:
+        if not use.state:  # every handle comes here, the closed ones too
             self.dropped.append(use)
 
     def sweep(self) -> None:

@@ -392,7 +392,7 @@ class StorageProviderRegistry:
             DependencyCycleError: it is being constructed by a factory that needs this call to return.
         """
         who = self._find_caller()
-        return self._handle(self._acquire_open(name, who) or self._acquire_shared(name, who))
+        return self._open_again(name, who) or self._handle(self._acquire_shared(name, who))
 
     def aopen_storage(self, name: str) -> Coroutine[Any, Any, TapeStorage]:
         """`open_storage`, awaited. A cancelled call cancels nobody else; a storage that was opened only for
@@ -407,7 +407,7 @@ class StorageProviderRegistry:
             ProviderNotFoundError: the default is not registered; and as `open_storage`.
         """
         who = self._find_caller()
-        return self._handle(self._acquire_open(None, who) or self._acquire_shared(None, who))
+        return self._open_again(None, who) or self._handle(self._acquire_shared(None, who))
 
     def aget_default_storage(self) -> Coroutine[Any, Any, TapeStorage]:
         """`get_default_storage`, awaited; as `aopen_storage`."""
@@ -696,32 +696,37 @@ class StorageProviderRegistry:
         return lease
 
     async def _aopen(self, name: str | None, who: Caller) -> TapeStorage:
-        acquired = self._acquire_open(name, who)
-        if acquired is not None:
-            return self._handle(acquired)
+        storage = self._open_again(name, who)
+        if storage is not None:
+            return storage
         return await self._awaited(partial(self._acquire_shared, name, who, awaited=True))
 
-    def _acquire_open(self, name: str | None, who: Caller) -> Lease | None:
-        """As `_acquire_shared` for what is open, without waiting for anybody, the lock included; None: that
-        is not possible. Spelt out, since every handle comes this way."""
-        lock = self._lock
-        if self._openings.dropped or _staged.get() or not lock.acquire(False):
+    def _open_again(self, name: str | None, who: Caller) -> TapeStorage | None:
+        """What `_acquire_shared` and `_handle` do, for what is open, without waiting for anybody; None: that
+        is not possible. Spelt out, since nearly every handle comes this way."""
+        if self._openings.dropped or _staged.get() or self._lock.locked():
             return None
-        try:
-            snapshot = self._snapshot
-            wanted = name if name is not None else snapshot.default or FALLBACK_DEFAULT
-            live = snapshot.providers[wanted].live
-            opening = live.shared
-            if opening is None or opening.source is None or live.superseded:
+        snapshot = self._snapshot
+        provider = snapshot.providers.get(name if name is not None else snapshot.default or FALLBACK_DEFAULT)
+        if provider is None:
+            return None
+        live = provider.live
+        opening = live.shared
+        if opening is None or opening.source is None:
+            return None
+        lease = Lease(opening, who, None, name is None)
+        lease.released = True  # until it counts
+        # The handle is there before its lease counts: if a signal's handler raises anywhere from here on,
+        # the lease goes with the handle.
+        storage = TapeStorage(opening.source, lease, live.number, None, self._note_dropped)
+        lease.use = storage.use
+        with self._lock:  # held for moments; not `acquire`, behind which such a handler could strike
+            if live.shared is not opening or live.superseded:
                 return None
-            lease = Lease(opening, who, None, name is None)
             opening.leases[lease] = None
             opening.uses += 1
-            return lease
-        except KeyError:  # the other way has the words for it
-            return None
-        finally:
-            lock.release()
+            lease.released = False
+        return storage
 
     async def _awaited(self, acquire: Callable[[], Lease]) -> TapeStorage:
         from .aio import off_loop

@@ -212,7 +212,7 @@ class TapeStorage:
     The backend is not closed here: whoever counts the leases knows whether this was the last one.
     """
 
-    __slots__ = ("__weakref__", "_backend", "_source", "instance_id", "revision", "use")
+    __slots__ = ("__weakref__", "_backend", "instance_id", "revision", "use")
 
     def __init__(
         self,
@@ -226,7 +226,6 @@ class TapeStorage:
         collector runs, perhaps under some lock: all it may do is to put aside what is not closed.
         `use.end()` later does what the handle would have done."""
         self._backend = source.backend
-        self._source = source
         self.revision: Final = revision
         self.instance_id: Final = instance_id
         self.use = use = Use(self, tell_dropped)
@@ -238,15 +237,15 @@ class TapeStorage:
 
     @property
     def provider(self) -> str:
-        return self._source.provider
+        return self.use.source.provider
 
     @property
     def storage_type(self) -> str:
-        return self._source.storage_type
+        return self.use.source.storage_type
 
     @property
     def capabilities(self) -> frozenset[ProviderCapability]:
-        return self._source.capabilities
+        return self.use.source.capabilities
 
     def __repr__(self) -> str:
         instance = f" instance_id={self.instance_id!r}" if self.instance_id is not None else ""
@@ -486,7 +485,8 @@ class TapeStorage:
         with use.lock:
             if use.state != _OPEN:
                 return  # or it is left as soon as its last tape has ended
-            use.check_idle()
+            if use.beginning or use.tapes:
+                use.check_idle()
             use.state = _RELEASED
         use.lease.release()
 

@@ -23,8 +23,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -123,6 +125,11 @@ class Watch:
         """
         if self._living() is not None:
             raise RuntimeError("the watch runs already")
+        if self._mode != "poll":
+            with suppress(ImportError):  # the loop says so in its status, and polls
+                # Here, not in the thread: a process that forks while a thread imports leaves the lock of the
+                # import held in the child, for ever.
+                import_module(f"{__package__}.hints")
         loop = _Loop(self._paths, self._on_tick, self._poll_interval_seconds, self._mode, self._clock)
         loop.thread.start()
         self._loop = loop

@@ -219,10 +219,6 @@ class TestCallingBack:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no interval timers")
 class TestInterrupts:
-    @pytest.mark.xfail(
-        strict=True,
-        reason="open_storage acquires the lock before its `try`: a signal in between leaves it held",
-    )
     def test_a_signal_whose_handler_raises_never_leaves_the_lock_held(self) -> None:
         """What Ctrl-C does, many times over. Leases of storages that nobody got are another matter."""
         _assert_ends(
