@@ -37,6 +37,7 @@ from .schema import (
     fill_defaults,
     mentions,
     merge,
+    shown_key,
     types_at,
 )
 from .schema_files import fragment_schema, manifest_schema
@@ -273,6 +274,8 @@ class _Builder:
             is_in_provider = len(pointer) > 1 and pointer[0] == "providers"
             document = self.owners.get(str(pointer[1]), self.top) if is_in_provider else self.top
         mark = document.key_mark(pointer) if on_key else document.mark(pointer)
+        if on_key and pointer and isinstance(pointer[-1], str):
+            pointer = (*pointer[:-1], shown_key(pointer[-1]))
         into = self.errors if severity == "error" else self.warnings
         into.append(Finding(code, message, mark, pointer, hint, severity))
 

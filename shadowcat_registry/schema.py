@@ -638,6 +638,15 @@ def _shown(value: object) -> str:
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
+_NOTHING: Final = object()
+
+
+def shown_key(key: str) -> str:
+    """As much of a wrong key as may be shown: what follows a `:` or `=` was meant as a value, which a missing
+    space has made a part of the key, and may be a secret."""
+    return re.split("[:=]", key, maxsplit=1)[0][:64]
+
+
 def _explain(error: ValidationError, root: Schema) -> Iterator[Problem]:
     """What one error of jsonschema means, in our words: its `message` quotes the value."""
     at: Pointer = tuple(error.absolute_path)
@@ -656,12 +665,19 @@ def _explain(error: ValidationError, root: Schema) -> Iterator[Problem]:
     match keyword:
         case "additionalProperties" | "unevaluatedProperties":
             known = _known_properties(root, schema)
+            declared = _mapping(schema, "properties")
+            # What has its default was most likely filled in, and may be the one that was misspelt.
+            set_by_hand = {k for k in value if _mapping(declared, k).get("default", _NOTHING) != value[k]}
             for key in value:
                 if not (key in known or _matches_a_pattern(schema, key)):
-                    nearest = did_you_mean(key, known - value.keys())
+                    nearest = did_you_mean(shown_key(key), known - set_by_hand)
                     listing = "it has: " + ", ".join(sorted(known)) if known else None
                     yield Problem(
-                        (*at, key), "SC201", f"there is no field `{key[:64]}` here", nearest or listing, True
+                        (*at, key),
+                        "SC201",
+                        f"there is no field `{shown_key(key)}` here",
+                        nearest or listing,
+                        True,
                     )
         case "required":
             for name in rule:

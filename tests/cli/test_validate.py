@@ -79,6 +79,12 @@ class TestAnInvalidManifest:
         assert set(carets[4 + column :]) <= {"^"}
         assert [path.name for path in tmp_path.iterdir()] == ["registry.yaml"]
 
+    def test_a_misspelt_field_that_has_a_default_is_recognised(
+        self, command: Command, manifest: Path
+    ) -> None:
+        manifest.write_text(MANIFEST.replace("directory", "directroy"))
+        assert b"= help: did you mean `directory`?" in command("validate").stdout
+
     def test_all_mistakes_come_at_once_sorted_by_place(self, command: Command, manifest: Path) -> None:
         manifest.write_text(
             MANIFEST.replace("filesystem}", "nowhere}").replace("directory", "directroy") + "extra: 1\n"
