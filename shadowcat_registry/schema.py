@@ -638,7 +638,13 @@ def _shown(value: object) -> str:
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
-_NOTHING: Final = object()
+def _has_its_default(declared: Schema, value: object) -> bool:
+    if "default" not in declared:
+        return False
+    default = declared["default"]
+    if declared.get("x-path") is True and isinstance(default, str) and isinstance(value, str):
+        return Path(value).parts[-1:] == Path(default).parts[-1:]  # it has been made absolute
+    return bool(default == value)
 
 
 def shown_key(key: str) -> str:
@@ -667,7 +673,7 @@ def _explain(error: ValidationError, root: Schema) -> Iterator[Problem]:
             known = _known_properties(root, schema)
             declared = _mapping(schema, "properties")
             # What has its default was most likely filled in, and may be the one that was misspelt.
-            set_by_hand = {k for k in value if _mapping(declared, k).get("default", _NOTHING) != value[k]}
+            set_by_hand = {k for k in value if not _has_its_default(_mapping(declared, k), value[k])}
             for key in value:
                 if not (key in known or _matches_a_pattern(schema, key)):
                     nearest = did_you_mean(shown_key(key), known - set_by_hand)
