@@ -341,6 +341,11 @@ class _Builder:
             self.add("SC202", message, ("include",), _NEVER_ALL, on_key=True)
             return
         name = self.defaults.get("provider")
+        written = self.root.get("providers")
+        if not self.declared and not isinstance(written, dict):
+            return  # the schema of the manifest has said what is wrong: this would only follow from it
+        if isinstance(written, dict) and isinstance(name, str) and name in written:
+            return  # declared, if perhaps under a name of the wrong form
         if isinstance(name, str) and name and name not in self.declared and not has_reference(name):
             known = [str(declared) for declared in self.declared]
             hint = did_you_mean(name, known) or "declare it under `providers`, or name one that is there"

@@ -85,6 +85,20 @@ class TestAnInvalidManifest:
         manifest.write_text(MANIFEST.replace("directory", "directroy"))
         assert b"= help: did you mean `directory`?" in command("validate").stdout
 
+    @pytest.mark.parametrize(
+        ("old", "new", "codes"),
+        [("providers:", "provders:", ["SC201"]), ("filesystem", "File_System", ["SC208"])],
+    )
+    def test_what_only_follows_from_a_mistake_is_not_said(
+        self, command: Command, manifest: Path, old: str, new: str, codes: list[str]
+    ) -> None:
+        text = MANIFEST.replace("type: filesystem", "type: memory").replace(
+            "    config: {directory: ./tapes}\n", ""
+        )
+        manifest.write_text(text.replace(old, new))
+        findings = json.loads(command("validate", "--json").stdout)["findings"]
+        assert [finding["code"] for finding in findings] == codes
+
     def test_all_mistakes_come_at_once_sorted_by_place(self, command: Command, manifest: Path) -> None:
         manifest.write_text(
             MANIFEST.replace("filesystem}", "nowhere}").replace("directory", "directroy") + "extra: 1\n"
