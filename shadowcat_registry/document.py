@@ -579,6 +579,9 @@ class _Reader:
                 "SC104", "no `:` follows this key", since, hint="a key is followed by a colon and a space"
             )
         if "mapping values are not allowed" in problem:
+            if (key := _key_without_colon(text, at)) is not None:
+                hint = "a key is followed by a colon and a space"
+                self.fail("SC104", "no `:` follows this key", *key, hint=hint)
             hint = "put quotes around a value that holds `: `, and indent the keys of one level alike"
             self.fail("SC104", "a `:` cannot be here", at, hint=hint)
         if "cannot start any token" in problem or "directive" in context:
@@ -600,3 +603,24 @@ class _Reader:
         if "tag" in context:
             self.refuse_tag(since)
         self.fail("SC104", "this is not valid YAML", at)
+
+
+def _key_without_colon(text: str, at: int) -> tuple[int, int] | None:
+    """Where the `:` at `at` is wrong only because one is missing in the line before, that line's first word:
+    to YAML, the two lines are one text up to there."""
+    start = text.rfind("\n", 0, at) + 1
+    indent = len(text[start:at]) - len(text[start:at].lstrip(" "))
+    if ": " in text[start:at]:
+        return None
+    while start > 0:
+        end = start - 1
+        start = text.rfind("\n", 0, end) + 1
+        line = text[start:end].rstrip()
+        body = line.lstrip(" ")
+        if not body or body.startswith("#"):
+            continue
+        is_key = ":" not in body and not body.startswith(("- ", "? "))
+        if not is_key or len(line) - len(body) != indent:
+            return None
+        return start + indent, start + indent + len(body.split()[0])
+    return None

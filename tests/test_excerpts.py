@@ -174,7 +174,8 @@ class TestABrokenText:
     @pytest.mark.parametrize(
         ("line", "expected"),
         [
-            ("    type memory\n    config: x", "    config‹:› ***"),
+            ("    type memory\n    config: x", "    ‹***›"),
+            ("    type: x\n     config: x", "     config‹:› ***"),
             ("    type: memory\n    type: c", "    ‹type›: ***"),
             ("    c: c\n    c: c", "    ‹c›***"),
             ("    config: {max_tapes: 012, token: c} # c", "    config: {max_tapes: ‹***›"),
