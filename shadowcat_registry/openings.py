@@ -181,7 +181,10 @@ class Openings:
         if chain:
             chain[-1].waits_for = opening
         try:
-            backend = create()
+            made: TapeStorageBackend | None = create()
+            if made is None:  # a forgotten `return`, in code that nobody checks types of
+                raise CreationFailedError(name, "its factory returned no backend")
+            backend = made
             source = Source(backend, name, _type_or_closed(backend), capabilities)
         except BaseException as error:
             failure = _failure(name, error)

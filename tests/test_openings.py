@@ -67,6 +67,18 @@ class TestConstruct:
         engine.openings.construct(opening, create)
         assert opening.source is not None
 
+    def test_a_factory_that_returns_nothing_has_failed(self) -> None:
+        engine, revision = _Engine(), Revision("a", 1)
+        opening, _ = engine.begin(revision)
+
+        def create() -> MemoryBackend:
+            return None  # type: ignore[return-value]
+
+        with pytest.raises(CreationFailedError) as caught:
+            engine.openings.construct(opening, create)
+        assert caught.value == CreationFailedError("a", "its factory returned no backend")
+        assert (revision.shared, revision.openings, engine.openings.lease_count("a")) == (None, {}, 0)
+
     def test_a_failure_leaves_nothing_behind(self) -> None:
         engine, revision = _Engine(), Revision("a", 1)
         opening, _ = engine.begin(revision)
