@@ -308,6 +308,8 @@ NASTY: list[tuple[str, bytes, list[str]]] = [
     ("end in a quote", b'a: "\n...\n"', ["SC105 1:4"]),
     ("deep in braces and brackets", b"[{a: "*100, ["SC602 1:161"]),
     ("deep by question marks", b"? "*200, ["SC113 1:3"]),
+    ("deeper than libyaml goes", b"[{a: "*2_000, ["SC602 1:161"]),
+    ("deeper than it goes, behind a fault", b"a: .inf\nb: "+b"["*2_000, ["SC115 1:4", "SC602 2:67"]),
     ("deep by indentation", b"".join(b" "*i+b"a:\n" for i in range(100)), ["SC602 65:65"]),
 ]  # fmt: skip
 
