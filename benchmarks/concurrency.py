@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import Any
 
 from shadowcat_registry.catalog import Catalog
-from shadowcat_registry.registry import Change, StorageProviderRegistry
+from shadowcat_registry.generations import Change
+from shadowcat_registry.registry import StorageProviderRegistry
 
 from .lookups import LockedDict, PlainDict
 

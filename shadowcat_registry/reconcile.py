@@ -21,12 +21,13 @@ from .errors import (
     RegistryError,
     StalePlanError,
 )
+from .generations import FALLBACK_DEFAULT, Change, SetDefault
 from .manifest import Manifest
 from .marks import Mark
 from .metadata import ProviderSpec
 from .openings import CLOSE_PATIENCE_SECONDS
 from .plan import Action, Plan, State, diff, is_same
-from .registry import FALLBACK_DEFAULT, Change, SetDefault, StorageProviderRegistry
+from .registry import StorageProviderRegistry
 from .snapshot import Provider, Snapshot
 
 _ATTEMPTS: Final = 5

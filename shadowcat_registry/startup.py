@@ -12,7 +12,8 @@ from typing import Final
 from . import forks
 from .catalog import BUILTIN_TYPES, Catalog
 from .errors import AlreadyInitializedError
-from .registry import FALLBACK_DEFAULT, Change, SetDefault, StorageProviderRegistry
+from .generations import FALLBACK_DEFAULT, Change, SetDefault
+from .registry import StorageProviderRegistry
 from .runtime import Runtime
 from .snapshot import Snapshot
 from .watch import WatchMode

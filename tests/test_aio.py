@@ -298,7 +298,7 @@ class TestOpening:
         registry.open_storage("fake").close()
 
         async def main() -> None:
-            with registry._lock:
+            with registry._generations.lock:
                 opening = asyncio.create_task(registry.aopen_storage("fake"))
                 await asyncio.sleep(0)
                 assert not opening.done()

@@ -14,8 +14,9 @@ import pytest
 
 from shadowcat_registry.bounded import call_each
 from shadowcat_registry.errors import ProviderInUseError
+from shadowcat_registry.generations import Change
 from shadowcat_registry.metadata import ProviderSpec
-from shadowcat_registry.registry import Change, StorageProviderRegistry
+from shadowcat_registry.registry import StorageProviderRegistry
 
 from .fakes import PATIENCE_SECONDS, Factory, Gate, Running, until
 

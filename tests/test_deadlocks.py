@@ -15,7 +15,8 @@ import faulthandler, logging, threading
 faulthandler.dump_traceback_later({seconds}, exit=True)
 from shadowcat_registry.errors import RegistryError
 from shadowcat_registry.metadata import ProviderSpec
-from shadowcat_registry.registry import Change, SetDefault, StorageProviderRegistry
+from shadowcat_registry.generations import Change, SetDefault
+from shadowcat_registry.registry import StorageProviderRegistry
 from tests import fakes
 
 
@@ -248,7 +249,7 @@ class TestInterrupts:
                 except Interrupt:
                     armed = False
                     count += 1
-                    assert not registry._lock.locked(), f"held after {count} interrupts"
+                    assert not registry._generations.lock.locked(), f"held after {count} interrupts"
             """,
             seconds=5.0,
         )
@@ -278,7 +279,7 @@ class TestTheGuard:
         hung = _run(
             """
             def hook(name):
-                with registry._lock:
+                with registry._generations.lock:
                     registry.set_default(name)
 
             registry.add_init_hook(hook)

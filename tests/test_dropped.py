@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from shadowcat_registry.errors import ProviderInUseError
+from shadowcat_registry.generations import Change
 from shadowcat_registry.providers.filesystem import FilesystemProviderFactory
-from shadowcat_registry.registry import Change, StorageProviderRegistry
+from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.runtime import Runtime
 
 from .fakes import Factory, Gate, Running, until
@@ -145,7 +146,8 @@ class TestADroppedHandle:
         factory = Factory()
         registry.register(factory)
         storage = registry.create_storage("fake")
-        with registry._lock, storage.use.lock:  # as if the collector ran in the middle of an operation
+        # As if the collector ran in the middle of an operation.
+        with registry._generations.lock, storage.use.lock:
             del storage
             gc.collect()
         assert factory.open_count == 1

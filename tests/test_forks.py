@@ -104,7 +104,7 @@ catalog = sr.Catalog()
 gate = Gate()
 
 def hold():
-    with registry._lock, storage.use.lock, recorder._tape.lock, catalog._lock:
+    with registry._generations.lock, storage.use.lock, recorder._tape.lock, catalog._lock:
         gate()
 
 holding = Running(hold)
@@ -155,7 +155,7 @@ opening.result().close()
     def test_one_that_is_retiring_stays_behind_with_its_holders(self, tmp_path: Path) -> None:
         run(
             """
-from shadowcat_registry.registry import Change
+from shadowcat_registry.generations import Change
 registry = StorageProviderRegistry()
 registry.register(Factory())
 registry.register(Factory("other"))

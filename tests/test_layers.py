@@ -62,7 +62,10 @@ RANKS: dict[str, float] = {
     "openings": 4.1,
     "configs": 4.2,
     "overrides": 4.2,
-    "registry": 4.3,
+    "generations": 4.2,
+    "staging": 4.3,
+    "acquisition": 4.4,
+    "registry": 4.5,
     "tapes": 4,
     # what brings them together
     "reconcile": 5,

@@ -17,9 +17,10 @@ from shadowcat_registry.errors import (
     ProviderRetiringError,
     UnsupportedCapabilityError,
 )
+from shadowcat_registry.generations import Change
 from shadowcat_registry.metadata import ProviderCapability, ProviderSpec
 from shadowcat_registry.providers.memory import MemoryBackend, MemoryProviderFactory
-from shadowcat_registry.registry import Change, StorageProviderRegistry
+from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.startup import open_registry
 
 from .fakes import Factory, Running
@@ -116,7 +117,7 @@ class TestOverride:
             living.remove(number)
         assert backend_of(registry) is real.backends[0]
         assert [factory.open_count for factory in factories] == [0, 0, 0]
-        assert not registry._layers
+        assert not registry._generations._layers
         registry.unregister("fake")
 
     def test_a_change_that_is_committed_meanwhile_counts_more(

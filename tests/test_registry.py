@@ -33,8 +33,9 @@ from shadowcat_registry.errors import (
     StalePlanError,
     StorageClosedError,
 )
+from shadowcat_registry.generations import Change, Committed, SetDefault
 from shadowcat_registry.metadata import ProviderCapability, ProviderSpec
-from shadowcat_registry.registry import Change, Committed, SetDefault, StorageProviderRegistry
+from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.snapshot import Provider
 from shadowcat_registry.storage import TapeStorage
 

@@ -37,8 +37,9 @@ from shadowcat_registry.errors import (
     RegistryError,
     StalePlanError,
 )
+from shadowcat_registry.generations import Change, SetDefault
 from shadowcat_registry.metadata import Config, ProviderSpec
-from shadowcat_registry.registry import Change, SetDefault, StorageProviderRegistry
+from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.snapshot import Provider
 from shadowcat_registry.storage import TapeStorage
 

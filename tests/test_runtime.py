@@ -486,7 +486,9 @@ class TestClose:
         assert world.said == ["started", "stopped"]
         assert (world.fake.open_count, list(runtime.registry)) == (0, [])
         assert runtime.status().state == "stopped"
-        assert runtime.registry._retired_listeners == (), "a registry that lives on does not keep it alive"
+        assert runtime.registry._generations._retired_listeners == (), (
+            "a registry that lives on does not keep it alive"
+        )
         with pytest.raises(DefaultNotSetError):
             runtime.registry.get_default_storage()
 

@@ -13,7 +13,18 @@ from typing import Any
 
 import pytest
 
-from shadowcat_registry import bounded, leases, openings, overrides, registry, snapshot, storage
+from shadowcat_registry import (
+    acquisition,
+    bounded,
+    generations,
+    leases,
+    openings,
+    overrides,
+    registry,
+    snapshot,
+    staging,
+    storage,
+)
 from shadowcat_registry.backend import CreateContext
 from shadowcat_registry.errors import (
     CreationFailedError,
@@ -28,8 +39,9 @@ from shadowcat_registry.errors import (
     RegistryError,
     StalePlanError,
 )
+from shadowcat_registry.generations import Change, SetDefault
 from shadowcat_registry.metadata import Config, ProviderSpec
-from shadowcat_registry.registry import Change, SetDefault, StorageProviderRegistry
+from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.snapshot import Provider
 from shadowcat_registry.storage import TapeStorage
 
@@ -39,7 +51,19 @@ from .schedules import DeadlockError, Scenario, ScheduleFailedError, explore, re
 
 HERE = {__file__}
 CORE = {
-    str(module.__file__) for module in (registry, openings, overrides, bounded, leases, snapshot, storage)
+    str(module.__file__)
+    for module in (
+        registry,
+        acquisition,
+        generations,
+        staging,
+        openings,
+        overrides,
+        bounded,
+        leases,
+        snapshot,
+        storage,
+    )
 }
 
 
@@ -494,7 +518,7 @@ class World:
     # -- what must hold
 
     def check_step(self) -> None:
-        current = self.registry._snapshot
+        current = self.registry._generations.snapshot
         if current is not self._seen:
             assert current.generation == self._seen.generation + 1
             configs = {p.spec.config.get("n") for p in current.values()}

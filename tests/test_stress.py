@@ -20,8 +20,9 @@ from shadowcat_registry.errors import (
     ProviderRetiringError,
     StalePlanError,
 )
+from shadowcat_registry.generations import Change
 from shadowcat_registry.metadata import ProviderSpec
-from shadowcat_registry.registry import Change, StorageProviderRegistry
+from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.storage import TapeStorage
 
 from .fakes import Factory, Running
