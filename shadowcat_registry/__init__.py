@@ -78,7 +78,8 @@ if TYPE_CHECKING:
     from .startup import STORAGE_REGISTRY, initialize_storage, open_registry, register_builtin_providers
     from .storage import TapeRecorder, TapeStorage
     from .tape import Direction
-    from .tapes import ImportResult, export_tape, import_tape
+    from .tapes.exporting import export_tape
+    from .tapes.importing import ImportResult, import_tape
 
 _HOMES = {
     "backend": (
@@ -108,7 +109,8 @@ _HOMES = {
     "startup": "STORAGE_REGISTRY initialize_storage open_registry register_builtin_providers",
     "storage": "TapeRecorder TapeStorage",
     "tape": "Direction",
-    "tapes": "ImportResult export_tape import_tape",
+    "tapes.exporting": "export_tape",
+    "tapes.importing": "ImportResult import_tape",
 }
 _home_of = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -67,6 +67,8 @@ RANKS: dict[str, float] = {
     "acquisition": 4.4,
     "registry": 4.5,
     "tapes": 4,
+    "tapes.exporting": 4,
+    "tapes.importing": 4,
     # what brings them together
     "reconcile": 5,
     "runtime": 6,

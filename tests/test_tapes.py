@@ -21,7 +21,8 @@ from shadowcat_registry.errors import (
 )
 from shadowcat_registry.marks import Mark
 from shadowcat_registry.storage import TapeRecorder, TapeStorage
-from shadowcat_registry.tapes import ImportResult, export_tape, import_tape
+from shadowcat_registry.tapes.exporting import export_tape
+from shadowcat_registry.tapes.importing import ImportResult, import_tape
 
 from .storages import DATA, FACTORIES, handle, open_backend
 

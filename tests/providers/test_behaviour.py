@@ -25,7 +25,8 @@ from shadowcat_registry.errors import (
 )
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tape import Direction, dump_metadata
-from shadowcat_registry.tapes import export_tape, import_tape
+from shadowcat_registry.tapes.exporting import export_tape
+from shadowcat_registry.tapes.importing import import_tape
 
 from ..storages import FACTORIES, RECORDINGS, handle, open_backend
 

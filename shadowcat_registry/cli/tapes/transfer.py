@@ -1,41 +1,24 @@
-"""`tapes`: import, list, export."""
+"""`tapes import` and `tapes export`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..errors import StorageError
-from ..events import WIRE_VERSION
-from ..runtime import Runtime
-from ..storage import TapeStorage
-from ..tape import dump_metadata
-from ..tapes import ImportResult, export_tape, import_tape
-from .options import json_option, manifest_options, provider_option
-from .output import fail, printable, say, say_json, say_table, size
+from ...errors import StorageError
+from ...events import WIRE_VERSION
+from ...tape import dump_metadata
+from ...tapes.exporting import export_tape
+from ...tapes.importing import ImportResult, import_tape
+from ..options import json_option, manifest_options, provider_option
+from ..output import fail, printable, say, say_json
+from .storages import open_storage
 
 
-@contextmanager
-def _storage(manifest: Path, provider: str | None) -> Iterator[TapeStorage]:
-    """The storage that is asked for, and no other."""
-    with Runtime(manifest, eager=False, watch=False) as runtime:
-        runtime.start()
-        registry = runtime.registry
-        with registry.open_storage(provider) if provider else registry.get_default_storage() as storage:
-            yield storage
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def command() -> None:
-    """Bring tapes in, list them, and get them out."""
-
-
-@command.command("import")
+@click.command("import")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.jsonl...")
 @provider_option
 @manifest_options()
@@ -50,7 +33,7 @@ def import_(
     could not be stored, or differs from the tape of that id which is there, and is left alone.
     """
     good = True
-    with _storage(manifest, provider) as storage:
+    with open_storage(manifest, provider) as storage:
         for path in files:
             try:
                 result = import_tape(storage, path)
@@ -91,34 +74,7 @@ def _say_result(path: Path, result: ImportResult) -> None:
         fail(f"{result.first_unparsed}: the first of them")
 
 
-@command.command("list")
-@provider_option
-@manifest_options()
-@json_option
-def list_(manifest: Path, provider: str | None, as_json: bool) -> None:
-    """The tapes of a storage."""
-    with _storage(manifest, provider) as storage:
-        tapes = list(storage.list_all())
-        if as_json:
-            say_json({"version": WIRE_VERSION, "provider": storage.provider, "tapes": tapes})
-            return
-    rows = []
-    for meta in tapes:
-        stats = meta.get("stats") if isinstance(meta.get("stats"), dict) else {}
-        rows.append(
-            (
-                meta.get("tape_id"),
-                meta.get("name"),
-                meta.get("status"),
-                stats.get("frame_count", "") if stats else "",
-                size(stats.get("file_size_bytes")) if stats else "",
-                meta.get("created_at"),
-            )
-        )
-    say_table(("TAPE ID", "NAME", "STATUS", "FRAMES", "SIZE", "CREATED"), rows)
-
-
-@command.command("export")
+@click.command("export")
 @click.argument("tape_id", metavar="ID")
 @click.option("--metadata", is_flag=True, help="Its .meta.json instead of its records.")
 @provider_option
@@ -126,7 +82,7 @@ def list_(manifest: Path, provider: str | None, as_json: bool) -> None:
 def export(manifest: Path, tape_id: str, metadata: bool, provider: str | None) -> None:
     """Write a tape to standard output, byte for byte as it was stored."""
     out = sys.stdout.buffer
-    with _storage(manifest, provider) as storage:
+    with open_storage(manifest, provider) as storage:
         if metadata:
             out.write(dump_metadata(tape_id, storage.get_meta(tape_id)[0]))
         else:

@@ -1,7 +1,4 @@
-"""What works over handles: whole tapes into a storage and out of it again.
-
-Knows tape files and `TapeStorage`, and no kind of storage: what is written here works on all of them.
-"""
+"""A tape file into a storage."""
 
 from __future__ import annotations
 
@@ -12,12 +9,12 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
-from .errors import StorageError, TapeExistsError
-from .marks import Mark
-from .storage import TapeRecorder, TapeStorage, translated
-from .tape import Metadata, TapeCounters, load_metadata, make_metadata, parse_init_line
+from ..errors import StorageError, TapeExistsError
+from ..marks import Mark
+from ..storage import TapeRecorder, TapeStorage, translated
+from ..tape import Metadata, TapeCounters, load_metadata, make_metadata, parse_init_line
 
 _logger = logging.getLogger(__name__)
 
@@ -144,20 +141,6 @@ def _drop(storage: TapeStorage, recorder: TapeRecorder) -> None:
         _logger.warning(
             "the half of tape %s that was imported could not be removed: %s", recorder.tape_id, error
         )
-
-
-def export_tape(storage: TapeStorage, tape_id: str, out: BinaryIO) -> int:
-    """Write the lines of a tape as they are stored, and return how many bytes that was. What `out`
-    raises comes through as it is.
-
-    Raises:
-        InvalidTapeIdError, TapeNotFoundError, StorageUnavailableError, StorageClosedError.
-    """
-    size_bytes = 0
-    for line in storage.read(tape_id):
-        out.write(line)
-        size_bytes += len(line)
-    return size_bytes
 
 
 class _TapeFile:
