@@ -17,7 +17,8 @@ from typing import Any
 
 from .errors import Problem
 from .marks import Pointer, format_dotted
-from .schema import Compiled, declared_at
+from .schema import Compiled
+from .schema_walk import declared_at
 
 
 def advice(compiled: Compiled, config: Mapping[str, Any]) -> Iterator[Problem]:

@@ -22,6 +22,7 @@ from typing import Any, Final
 from .advice import Place, advice, exclusive_places, overlaps
 from .backend import StorageProviderFactory
 from .catalog import NOT_YET, Catalog
+from .defaults import fill_defaults, merge
 from .document import MAX_FINDINGS, Document
 from .errors import Excerpt, Finding, InvalidConfigError, Problem, Severity, did_you_mean
 from .excerpts import of_broken_text, of_document
@@ -30,17 +31,11 @@ from .interpolate import MASK, Resolved, has_reference, redact, resolve
 from .manifest import Manifest
 from .marks import Pointer
 from .metadata import ProviderSpec
-from .schema import (
-    Compiled,
-    check_schema,
-    compiled,
-    fill_defaults,
-    mentions,
-    merge,
-    shown_key,
-    types_at,
-)
+from .schema import Compiled, compiled
+from .schema_errors import shown_key
+from .schema_faults import check_schema
 from .schema_files import fragment_schema, manifest_schema
+from .schema_walk import mentions, types_at
 
 _only_a_reference: Final = re.compile(r"\$\{(?:env:[A-Za-z_][A-Za-z0-9_]*|file:[^}]*)\}")
 _NEVER_ALL: Final = "a manifest without providers never means that all are to go: stop the process for that"

@@ -9,10 +9,11 @@ from copy import deepcopy
 from pathlib import Path
 
 from .backend import StorageProviderFactory
+from .defaults import fill_defaults, merge
 from .errors import InvalidConfigError
 from .marks import format_dotted
 from .metadata import Config
-from .schema import fill_defaults, make_paths_absolute, merge, problems
+from .schema import make_paths_absolute, problems
 from .snapshot import Provider
 
 

@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from .backend import StorageProviderFactory
 from .catalog import Catalog
+from .defaults import names_with_defaults
 from .errors import InvalidConfigError
-from .schema import check_schema, names_with_defaults
+from .schema_faults import check_schema
 from .schema_files import manifest_schema
 
 EDITOR_SCHEMA: Final = "registry.editor.schema.json"

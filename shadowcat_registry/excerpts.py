@@ -19,8 +19,8 @@ from .document import Document
 from .errors import Excerpt, Finding
 from .interpolate import MASK, mask
 from .marks import Pointer
-from .schema import Schema, declared_at
 from .schema_files import manifest_schema, schema_directory
+from .schema_walk import Schema, declared_at
 
 MAX_CONTEXT: Final = 120
 """Characters of a line on either side of the place; a line may have millions."""

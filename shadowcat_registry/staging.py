@@ -20,7 +20,7 @@ from .configs import check, complete_unchecked
 from .errors import InitHookError, InvalidConfigError, InvalidNameError, RegistryError, RunningLoopError
 from .leases import Revision
 from .metadata import Origin, ProviderSpec, is_valid_name
-from .schema import check_schema
+from .schema_faults import check_schema
 from .snapshot import Provider, describe
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from shadowcat_registry import accelerate
 from shadowcat_registry.accelerate import acceptor
-from shadowcat_registry.schema import Compiled, check_schema
+from shadowcat_registry.schema import Compiled
+from shadowcat_registry.schema_faults import check_schema
 from shadowcat_registry.schema_files import manifest_schema, provider_schema
 
 try:

@@ -42,7 +42,12 @@ RANKS: dict[str, float] = {
     "watch": 2.2,
     # what stands on the contracts
     "interpolate": 3,
-    "schema": 3,
+    "schema_walk": 3,
+    "defaults": 3.1,
+    "dialect": 3.1,
+    "schema_errors": 3.1,
+    "schema_faults": 3.2,
+    "schema": 3.3,
     "catalog": 3,
     "storage": 3,
     "providers": 3,

@@ -17,20 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shadowcat_registry.defaults import fill_defaults, merge
 from shadowcat_registry.editor import EDITOR_SCHEMA
 from shadowcat_registry.errors import Problem
 from shadowcat_registry.marks import Pointer
-from shadowcat_registry.schema import (
-    _subschemas,
-    check_schema,
-    fill_defaults,
-    make_paths_absolute,
-    merge,
-    problems,
-    secret_pointers,
-    types_at,
-)
+from shadowcat_registry.schema import make_paths_absolute, problems, secret_pointers
+from shadowcat_registry.schema_faults import check_schema
 from shadowcat_registry.schema_files import manifest_schema, schema_directory
+from shadowcat_registry.schema_walk import subschemas, types_at
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text("ab", max_size=2),
@@ -525,14 +519,14 @@ class TestCheckSchema:
     def test_a_schema_is_checked_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         schema = {"title": "checked once", "type": "strin"}
         first = check_schema(schema)
-        monkeypatch.setattr("shadowcat_registry.schema._faults", None)  # would fail if it were called
+        monkeypatch.setattr("shadowcat_registry.schema_faults._faults", None)  # would fail if it were called
         assert check_schema(deepcopy(schema)) == first != ()
 
 
 def declared(schema: dict[str, Any]) -> list[tuple[str, dict[str, Any], bool]]:
     """Every field with what is said of it, and whether it has to be there."""
     found = []
-    for _, part in _subschemas(schema):
+    for _, part in subschemas(schema):
         # `providers` has to be there where nothing is included.
         required = [*part.get("required", ()), *part.get("else", {}).get("required", ())]
         for name, child in part.get("properties", {}).items():
