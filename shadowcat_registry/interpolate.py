@@ -67,6 +67,16 @@ def has_reference(text: str) -> bool:
     return "${" in text and any(found[0] != "$$" for found in _token.finditer(text))
 
 
+def has_wrong_reference(text: str) -> bool:
+    """Whether `text` holds what cannot be resolved, whatever the environment and the files."""
+    if not has_reference(text):
+        return False
+    checked = resolve(
+        {"": text}, environ={}, base_directory=Path(), types_at=lambda _: frozenset(), unresolved=True
+    )
+    return bool(checked.problems)
+
+
 def resolve(
     config: Mapping[str, Any],
     *,

@@ -109,7 +109,7 @@ class TestOverlappingDirectories:
         (world.directory / "link").symlink_to("real/deep")
         (world.directory / "up").symlink_to("real")
         world.write(a="{home: link}", b="{home: real/deep}", c="{home: up/deep/tapes}")
-        assert world.places() == ["error SC309 registry.yaml:4:35"]
+        assert world.places() == ["error SC309 registry.yaml:4:35", "warning SC310 registry.yaml:5:35"]
         world.write(a="{home: link}", c="{home: up/deep/tapes}")
         assert world.places() == ["warning SC310 registry.yaml:4:35"]
 

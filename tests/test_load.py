@@ -254,6 +254,47 @@ providers:
         (warning,) = parse(text).warnings
         assert (warning.code, warning.severity, str(warning.mark)) == ("SC305", "warning", "r.yaml:2:21")
 
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("version: 1\ndefaults: {config: {vault: {}}}\nproviders: {a: {type: memory, config: {max_tapes: 0}}}",
+             ["warning SC305 2:21", "error SC205 3:51"]),
+            ("version: 1\nproviders: {a: {type: filesystem, config: {directory: ../x, max_tapes: 0}}}",
+             ["warning SC311 2:55", "error SC201 2:61"]),
+            # Each of these would only follow from the error.
+            ("version: 1\ndefaults: {config: {vault: {}}}\nproviders: {a: {type: vualt}}", ["error SC302 3:23"]),
+            ("version: 1\ndefaults: {config: {vault: {}}}\nproviders: {a: {tpye: vault}}", ["error SC201 3:17"]),
+            ("version: 1\ndefaults: {config: {vault: {}}}\nproviders: {a: {type: memory}, b: [vault]}", ["error SC203 3:35"]),
+            ("version: 1\ndefaults: {config: {vault: {}}}\ninclude: [not_there.yaml]\nproviders: {a: {type: memory}}",
+             ["error SC117 3:11"]),
+        ],
+    )  # fmt: skip
+    def test_warnings_come_along(self, text: str, expected: list[str]) -> None:
+        with pytest.raises(ManifestError) as caught:
+            parse(text)
+        found = caught.value.findings
+        assert [f"{it.severity} {it.code} {it.mark.line}:{it.mark.column}" for it in found] == expected
+
+    def test_a_secret_that_all_may_read_is_said_beside_an_error(self, tmp_path: Path) -> None:
+        path = tmp_path / "r.yaml"
+        path.write_text("version: 1\nproviders: {v: {type: vault, config: {token: t, retries: -1}}}")
+        path.chmod(0o644)
+        with pytest.raises(ManifestError) as caught:
+            load_manifest(path, Catalog([VaultFactory()]))
+        assert [it.code for it in caught.value.findings] == [*["SC406"] * (os.name == "posix"), "SC205"]
+
+    def test_warnings_never_push_out_an_error(self) -> None:
+        many = "".join(f"  p{i:02}: {{type: filesystem, config: {{directory: ../{i}}}}}\n" for i in range(70))
+        text = f"version: 1\nproviders:\n{many}  last: {{type: nope}}\n"
+        with pytest.raises(ManifestError) as caught:
+            parse(text)
+        *shown, more = caught.value.findings
+        assert len(shown) == MAX_FINDINGS
+        assert [it.code for it in shown] == ["SC311"] * (MAX_FINDINGS - 1) + ["SC302"]
+        assert (more.message, more.severity) == ("and 21 more findings", "warning")
+        warnings = parse(text.replace("nope", "memory")).warnings
+        assert (len(warnings), warnings[-1].severity) == (MAX_FINDINGS + 1, "warning")
+
     def test_there_are_not_more_than_somebody_reads(self) -> None:
         text = "version: 1\nproviders:\n" + "".join(f"  p{i}: {{type: nope}}\n" for i in range(70))
         with pytest.raises(ManifestError) as caught:
@@ -263,7 +304,7 @@ providers:
 
     def test_a_fault_in_a_shared_anchor_is_one_finding(self) -> None:
         text = "version: 1\nproviders:\n  a: &a {type: memory, config: {max_tapes: 0}}\n  b: *a\n"
-        assert set(lines(text)) == {"SC205 3:44"}
+        assert lines(text) == ["SC205 3:44"]
 
 
 class TestFactories:

@@ -130,7 +130,8 @@ class TestWhatIsTheSame:
                 world.load()
             findings.append(caught.value)
         assert findings[0] == findings[1]
-        assert len(findings[0].findings) == 2
+        codes = [finding.code for finding in findings[0].findings]
+        assert codes == ["SC406", "SC203", "SC201", "SC406"]
 
 
 class TestWhatMayComeOutDifferently:

@@ -70,7 +70,7 @@ class TestUnresolved:
 
     def test_a_type_is_not_asked_about_what_is_not_known(self, path: Path) -> None:
         assert codes(path, "{token: '${env:X}'}") == []
-        assert codes(path, "{token: t}") == ["SC210"]
+        assert codes(path, "{token: t}") == ["SC210", "SC406"]
 
     def test_nor_does_a_rule_hold_that_looks_at_what_is_not_known(self, path: Path) -> None:
         schema = {

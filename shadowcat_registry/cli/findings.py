@@ -38,9 +38,21 @@ def say_findings(
 
 def summary(manifest: object, findings: Iterable[Finding]) -> str:
     """The last line about an invalid manifest."""
-    errors = [finding for finding in findings if finding.severity == "error" and finding.code != "SC607"]
-    count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-    return f"{printable(manifest)}: invalid, {count}; `shadowcat-registry explain {errors[0].code}` says more"
+    findings = tuple(findings)
+    is_cut = any(finding.code == "SC607" for finding in findings)
+    shown = [finding for finding in findings if finding.code != "SC607"]
+    errors = [finding for finding in shown if finding.severity == "error"]
+    counts = [_count(len(errors), "error")]
+    if len(errors) < len(shown):
+        counts.append(_count(len(shown) - len(errors), "warning"))
+    listing = ", ".join(counts) + (" and more" if is_cut else "")
+    return (
+        f"{printable(manifest)}: invalid, {listing}; `shadowcat-registry explain {errors[0].code}` says more"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def render(finding: Finding, excerpt: Excerpt | None, *, color: bool = False) -> Iterator[str]:

@@ -167,14 +167,15 @@ class TestColor:
 
 
 class TestTheSummary:
-    def test_it_counts_errors_only(self) -> None:
+    def test_it_counts_and_explains_the_first_error(self) -> None:
         mark = Mark.at_start("r.yaml")
         some = [Finding("SC305", "m", mark, severity="warning"), Finding("SC201", "m", mark)]
         assert summary("r.yaml", some) == (
-            "r.yaml: invalid, 1 error; `shadowcat-registry explain SC201` says more"
+            "r.yaml: invalid, 1 error, 1 warning; `shadowcat-registry explain SC201` says more"
         )
         more = [*some, Finding("SC301", "m", mark), Finding("SC607", "and 20 more findings", mark)]
-        assert "invalid, 2 errors; " in summary("r.yaml", more)
+        assert "invalid, 2 errors, 1 warning and more; " in summary("r.yaml", more)
+        assert "invalid, 1 error; " in summary("r.yaml", some[1:])
 
     def test_that_there_are_more_is_not_about_a_line(self, capsys: pytest.CaptureFixture[str]) -> None:
         mark = Mark("r.yaml", 1, 1, 1, 2)

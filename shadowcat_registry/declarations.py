@@ -1,0 +1,184 @@
+"""One declaration of a provider → its complete config, or what is wrong with it.
+
+Merges, resolves references, fills in defaults, and asks the schema and the type. Opens the files that
+configs refer to and no others; of a provider it uses nothing but what its factory says of itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .advice import Place, advice, exclusive_places
+from .backend import StorageProviderFactory
+from .candidate import Candidate, mapping_in
+from .defaults import fill_defaults, merge
+from .errors import InvalidConfigError, Problem
+from .interpolate import Resolved, has_reference, redact, resolve
+from .marks import Pointer
+from .metadata import ProviderSpec
+from .schema_walk import types_at
+from .types_in_use import TypeInUse, content_of
+
+VerdictKey = tuple[str, bytes]
+"""A name, and the digest of all that a provider of that name is declared by."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdict:
+    """A provider that was found right."""
+
+    spec: ProviderSpec
+    type: TypeInUse
+    resolved: bytes | None
+    """What its references gave, digested; None: it has none."""
+    advice: tuple[Problem, ...]
+    places: tuple[Place, ...]
+
+
+class Declarations:
+    """Checks the declarations of one candidate. `known` are verdicts of the last load: what is among them is
+    not checked again, unless something that it is made of has changed."""
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        environ: Mapping[str, str],
+        known: Mapping[VerdictKey, Verdict],
+        *,
+        unresolved: bool,
+    ) -> None:
+        self.verdicts: dict[VerdictKey, Verdict] = {}
+        """For the next load."""
+        self.files: list[Path] = []
+        """That references asked for."""
+        self._candidate = candidate
+        self._environ = environ
+        self._known = known
+        self._unresolved = unresolved
+
+    def check_all(self) -> None:
+        """Note what is wrong, and put into the candidate what could be completed."""
+        for name, entry in self._candidate.declared.items():
+            self._check(name, entry)
+        for name in self._candidate.default_configs:
+            if name in self._candidate.catalog:  # unused or not, the digest has to know what is secret in it
+                self._candidate.use_type(name, ("defaults", "config", name), on_key=True)
+
+    def _check(self, name: str, entry: Any) -> None:
+        candidate = self._candidate
+        own = entry.get("config", {}) if isinstance(entry, dict) else None
+        if not isinstance(own, dict):
+            return  # the schema of the manifest has said so
+        type_ = self._type_of(entry, ("providers", name))
+        if type_ is None or type_.faults:
+            return
+        schema, base_directory = type_.schema, candidate.path.parent
+        beneath = mapping_in(candidate.default_configs, entry["type"])
+        key = (name, content_of([entry["type"], entry.get("display_name"), beneath, own]))
+        verdict = self._known.get(key)
+        if verdict is not None and verdict.type is type_ and verdict.resolved is None:
+            self._pass(key, verdict)
+            return
+        merged = merge(beneath, own)
+        resolved = resolve(
+            merged,
+            environ=self._environ,
+            base_directory=base_directory,
+            types_at=lambda place: types_at(schema, merged).get(place, frozenset()),
+            unresolved=self._unresolved,
+        )
+        self.files.extend(resolved.files)
+        content = content_of(resolved.config) if resolved.referenced else None
+        if verdict is not None and verdict.type is type_ and verdict.resolved == content:
+            self._pass(key, verdict)
+            return
+        config = fill_defaults(schema, resolved.config) if type_.has_defaults else resolved.config
+        secrets = resolved.secrets
+        if type_.compiled is not None and type_.has_paths:
+            config = type_.compiled.with_absolute_paths(config, base_directory)
+        if type_.compiled is not None and type_.has_secrets:
+            secrets |= type_.compiled.secret_pointers(config)
+        spec = ProviderSpec(name, entry["type"], config, entry.get("display_name"), secrets)
+        counsel: tuple[Problem, ...] = ()
+        if type_.compiled is not None and type_.has_advice:
+            found = advice(type_.compiled, resolved.config)
+            counsel = tuple(it for it in found if it.pointer not in resolved.unresolved)
+        if wrong := _problems(type_, spec, resolved):
+            candidate.specs[name] = spec
+            for problem in wrong:
+                self._add(spec, problem)
+            for problem in counsel:
+                self._add(spec, problem, is_advice=True)
+            return
+        places: tuple[Place, ...] = ()
+        if type_.compiled is not None and type_.has_exclusive:
+            found_places = exclusive_places(name, type_.compiled, config)
+            places = tuple(it for it in found_places if it.pointer not in resolved.unresolved)
+        self._pass(key, Verdict(spec, type_, content, counsel, places))
+
+    def _type_of(self, entry: Mapping[str, Any], pointer: Pointer) -> TypeInUse | None:
+        """The type of a provider; None, and a finding, where there is none."""
+        name = entry.get("type")
+        if not isinstance(name, str) or not name or has_reference(name):
+            return None  # the schema of the manifest has said so
+        if name not in self._candidate.catalog:
+            self._candidate.add_unknown_type("SC302", name, (*pointer, "type"))
+            return None
+        return self._candidate.use_type(name, (*pointer, "type"))
+
+    def _pass(self, key: VerdictKey, verdict: Verdict) -> None:
+        """Note what comes with a provider that is right."""
+        spec = verdict.spec
+        self._candidate.specs[spec.name] = spec
+        self._candidate.places += verdict.places
+        for problem in verdict.advice:
+            self._add(spec, problem, is_advice=True)
+        if not self._unresolved:
+            self.verdicts[key] = verdict
+
+    def _add(self, spec: ProviderSpec, problem: Problem, *, is_advice: bool = False) -> None:
+        self._candidate.add(
+            problem.code,
+            problem.message,
+            self._candidate.place_of(spec.name, spec.type, problem.pointer),
+            problem.hint,
+            on_key=problem.on_key,
+            severity="warning" if is_advice else "error",
+        )
+
+
+def _problems(type_: TypeInUse, spec: ProviderSpec, resolved: Resolved) -> list[Problem]:
+    """All that is wrong with a complete config, by its references, its schema and its type."""
+    found = list(resolved.problems)
+    for problem in type_.compiled.problems(spec.config) if type_.compiled is not None else ():
+        at = problem.pointer[: len(problem.pointer) - problem.on_key]  # a wrong key is wrong with any value
+        if any(at[:depth] in resolved.unresolved for depth in range(len(at) + 1)):
+            continue  # what the value would be is not known
+        if problem.code == "SC209" and any(
+            place[: len(problem.pointer)] == problem.pointer for place in resolved.unresolved
+        ):
+            continue  # nor whether a rule holds for what it is in
+        if problem.code == "SC203" and problem.pointer in resolved.referenced:
+            problem = replace(problem, hint="what the reference gives does not read as one")
+        found.append(problem)
+    if not found and not resolved.unresolved:
+        found.extend(_ask_the_factory(type_.factory, spec.config, spec.secrets))
+    return found
+
+
+def _ask_the_factory(
+    factory: StorageProviderFactory, config: Mapping[str, Any], secrets: Iterable[Pointer]
+) -> list[Problem]:
+    """What the type itself has to say to a config that fits its schema."""
+    try:
+        factory.validate_config(config)
+    except InvalidConfigError as error:
+        return [Problem((), "SC210", redact(text, config, secrets)) for text in error.problems]
+    except ValueError as error:
+        return [Problem((), "SC210", redact(str(error), config, secrets))]
+    except Exception as error:  # noqa: BLE001 - foreign code; its text may hold anything, its type does not
+        return [Problem((), "SC502", f"the check of this type failed with {type(error).__name__}")]
+    return []
