@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from shadowcat_registry.providers.filesystem import FilesystemBackend
-from shadowcat_registry.storage import Source, TapeStorage
+from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tape import Direction
+from shadowcat_registry.use import Source
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 7
@@ -54,7 +55,7 @@ class _FreeLease:
 
 def open_storage(directory: Path) -> TapeStorage:
     backend = FilesystemBackend(directory, logging.getLogger("benchmark"))
-    return TapeStorage(Source(backend, "benchmark", "filesystem"), _FreeLease())
+    return TapeStorage(Source.of(backend, "benchmark"), _FreeLease())
 
 
 def record(directory: Path, frames: list[Frame], *, batch: int = 1) -> float:

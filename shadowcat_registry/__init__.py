@@ -20,12 +20,17 @@ if TYPE_CHECKING:
     from .backend import (
         Appender,
         CreateContext,
+        Durability,
         Page,
         RepairReport,
+        SearchableBackend,
+        SearchHit,
+        SearchPage,
         StorageProviderFactory,
         StorageStats,
         TapeQuery,
         TapeStorageBackend,
+        TransactionalBackend,
     )
     from .catalog import Catalog
     from .errors import (
@@ -72,19 +77,20 @@ if TYPE_CHECKING:
     from .manifest import Manifest
     from .marks import Mark
     from .metadata import Holder, ProviderCapability, ProviderInfo, ProviderMetadata, ProviderSpec, Unclosed
+    from .recorder import TapeRecorder
     from .registry import StorageProviderRegistry
     from .runtime import Outcome, Runtime, Status
     from .snapshot import Provider, Snapshot
     from .startup import STORAGE_REGISTRY, initialize_storage, open_registry, register_builtin_providers
-    from .storage import TapeRecorder, TapeStorage
+    from .storage import TapeStorage
     from .tape import Direction
     from .tapes.exporting import export_tape
     from .tapes.importing import ImportResult, import_tape
 
 _HOMES = {
     "backend": (
-        "Appender CreateContext Page RepairReport StorageProviderFactory StorageStats TapeQuery "
-        "TapeStorageBackend"
+        "Appender CreateContext Durability Page RepairReport SearchableBackend SearchHit SearchPage "
+        "StorageProviderFactory StorageStats TapeQuery TapeStorageBackend TransactionalBackend"
     ),
     "catalog": "Catalog",
     "errors": (
@@ -103,11 +109,12 @@ _HOMES = {
     "manifest": "Manifest",
     "marks": "Mark",
     "metadata": "Holder ProviderCapability ProviderInfo ProviderMetadata ProviderSpec Unclosed",
+    "recorder": "TapeRecorder",
     "registry": "StorageProviderRegistry",
     "runtime": "Outcome Runtime Status",
     "snapshot": "Provider Snapshot",
     "startup": "STORAGE_REGISTRY initialize_storage open_registry register_builtin_providers",
-    "storage": "TapeRecorder TapeStorage",
+    "storage": "TapeStorage",
     "tape": "Direction",
     "tapes.exporting": "export_tape",
     "tapes.importing": "ImportResult import_tape",
@@ -125,6 +132,7 @@ __all__ = [
     "DefaultNotSetError",
     "DependencyCycleError",
     "Direction",
+    "Durability",
     "Event",
     "Finding",
     "Holder",
@@ -161,6 +169,9 @@ __all__ = [
     "RunningLoopError",
     "Runtime",
     "RuntimeClosedError",
+    "SearchHit",
+    "SearchPage",
+    "SearchableBackend",
     "Snapshot",
     "StalePlanError",
     "Status",
@@ -178,6 +189,7 @@ __all__ = [
     "TapeRecorder",
     "TapeStorage",
     "TapeStorageBackend",
+    "TransactionalBackend",
     "Unclosed",
     "UnknownTypeError",
     "UnsupportedCapabilityError",

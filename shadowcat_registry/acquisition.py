@@ -22,7 +22,8 @@ from .leases import Caller, Lease, Opening, caller
 from .metadata import Config
 from .snapshot import Provider
 from .staging import find_staged, is_anything_staged
-from .storage import TapeStorage, translate
+from .storage import TapeStorage
+from .translation import translate
 
 if TYPE_CHECKING:
     from .aio import LoopThread

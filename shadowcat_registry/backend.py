@@ -3,24 +3,55 @@
 Protocols only: nothing needs to be inherited. Users never see a backend; they hold a `TapeStorage`,
 which checks ids, closed handles and capabilities and translates errors, once, for every backend.
 
-Concurrency: any thread may call a factory and a backend, several at once; one `Appender` is called
-by one thread at a time. Lines are `bytes`, whole, end in a newline, and are opaque. A backend raises
-the `StorageError`s of `errors`; `OSError` is translated, anything else counts as a fault of the backend.
+Concurrency: any thread may call a factory and a backend, several at once; for one `Appender` see there.
+Lines are `bytes`, whole, end in a newline, and are opaque. A backend raises the `StorageError`s of `errors`;
+`OSError` is translated, anything else counts as a fault of the backend.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 from .metadata import Config, ProviderCapability
 from .tape import Metadata
 
 if TYPE_CHECKING:
     from .storage import TapeStorage  # only a word in a signature: nothing is imported from above
+
+DurabilityMode = Literal["none", "interval", "frame"]
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """What an acknowledged frame outlives beyond the death of the process, which it outlives in any mode.
+
+    - `none`: a loss of power too once somebody asks for that, with `flush(durable=True)` or `finalize()`.
+    - `interval`: a loss of power too, `sync_interval_seconds` and a sync later. `durable_seq` says how far.
+    - `frame`: a loss of power too, at once.
+
+    It is declared here and carried out by the recorder, once for every backend, by calls of `sync`.
+    """
+
+    mode: DurabilityMode = "none"
+    sync_interval_seconds: float = 0.1
+    volatile: bool = False
+    """Nothing in this storage outlives the process, whatever is synced: nothing ever counts as durable."""
+
+    @classmethod
+    def of(cls, config: Config) -> Durability:
+        """From the fields `durability` and `sync_interval_ms` of a config: every type that touches a disk
+        has them, with the texts and defaults of `filesystem`."""
+        return cls(config.get("durability", "interval"), config.get("sync_interval_ms", 100) / 1000)
+
+
+UNSYNCED: Final = Durability()
+"""Of a backend that says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +61,16 @@ class TapeQuery:
     session_id: str | None = None
     tag: str | None = None
     status: str | None = None
+    created_after: datetime | None = None
+    """The first moment that counts: inclusive."""
+    created_before: datetime | None = None
+    """The first moment that does not count any more: exclusive, so that days put side by side do not
+    overlap."""
+
+    def __post_init__(self) -> None:
+        for moment in (self.created_after, self.created_before):
+            if moment is not None and moment.tzinfo is None:
+                raise ValueError("a query needs moments with a time zone: it is a matter of hours")
 
     def matches(self, metadata: Metadata) -> bool:
         tags = metadata.get("tags")
@@ -37,7 +78,26 @@ class TapeQuery:
             (self.session_id is None or metadata.get("session_id") == self.session_id)
             and (self.tag is None or (isinstance(tags, list) and self.tag in tags))
             and (self.status is None or metadata.get("status") == self.status)
+            and ((self.created_after is None and self.created_before is None) or self._created(metadata))
         )
+
+    def _created(self, metadata: Metadata) -> bool:
+        """A tape that does not say when it was created is in no range of dates."""
+        created_at = created_moment(metadata)
+        return (
+            created_at is not None
+            and (self.created_after is None or self.created_after <= created_at)
+            and (self.created_before is None or created_at < self.created_before)
+        )
+
+
+def created_moment(metadata: Metadata) -> datetime | None:
+    """When a tape was created, as its metadata says; without a time zone that means UTC."""
+    try:
+        moment = datetime.fromisoformat(metadata["created_at"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +105,29 @@ class Page:
     """Part of a listing, ordered by tape id; `cursor` asks for the next part, None: there is none."""
 
     items: tuple[dict[str, Any], ...]
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """One frame that a text was found in."""
+
+    tape_id: str
+    seq: int
+    snippet: str
+    """The surroundings of what was found, with `[` and `]` around it."""
+    score: float
+    """The higher, the better; comparable within one search only."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"tape_id": self.tape_id, "seq": self.seq, "snippet": self.snippet, "score": self.score}
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    """Part of what a search found, the best first; `cursor` asks for the next part, None: there is none."""
+
+    items: tuple[SearchHit, ...]
     cursor: str | None = None
 
 
@@ -70,14 +153,19 @@ class StorageStats:
 
 @runtime_checkable
 class Appender(Protocol):
-    """Exclusive write access to one tape."""
+    """Exclusive write access to one tape.
+
+    `append` is called by one thread at a time. Another thread may be in `sync` meanwhile, one at a time too,
+    so that appends need not wait for the disk. `close` is called when neither is.
+    """
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Add whole lines at the end. On return they outlive this process. On an error, none of them
-        is in the tape, or only whole ones are."""
+        """Add whole lines at the end, in one step. On return they outlive this process. On an
+        error, none of them is in the tape, or only whole ones are."""
 
     def sync(self) -> None:
-        """On return, everything appended outlives a loss of power."""
+        """On return, everything whose `append` had returned when this was called outlives a loss of power.
+        After an error nobody can tell, and no later success says so: the recorder does not ask again."""
 
     def close(self) -> None:
         """Give the tape free for others. Idempotent."""
@@ -85,7 +173,25 @@ class Appender(Protocol):
 
 @runtime_checkable
 class TapeStorageBackend(Protocol):
-    """An opened storage. A method that is missing fails when it is used."""
+    """An opened storage. A method that is missing fails when it is used.
+
+    It may have, and is asked once, when it has been opened:
+
+    - `capabilities`, a frozenset: what this instance really has. Without it, what its factory claims.
+    - `durability`, a `Durability`: when the recorder calls `Appender.sync`. Without it, mode `none`.
+
+    With the capability `search`, it has
+    `search(text, cursor, limit) -> SearchPage`: frames in whose message all words of `text` are. `text` is a
+    user's: no character of it is syntax, and none of it is an error. At most `limit` hits, the best first.
+
+    With the capability `transactions`, it has
+    `transaction()`: a context manager. What the thread that entered it creates, appends, sets and deletes
+    until it leaves is there for everybody when it has left, all at once; after an error, nothing of it is.
+    Syncs within it may wait for its end. It is not entered twice; other threads are not part of it, and may
+    have to wait for it. An appender that was opened within it and is still open after an error is dead.
+
+    It may have `torn(tape_id) -> bytes`, for `read(raw=True)`: what follows the last newline of a tape.
+    """
 
     @property
     def storage_type(self) -> str: ...
@@ -119,6 +225,18 @@ class TapeStorageBackend(Protocol):
 
     def close(self) -> None:
         """Free every resource. Idempotent."""
+
+
+class SearchableBackend(TapeStorageBackend, Protocol):
+    """A backend with the capability `search`."""
+
+    def search(self, text: str, cursor: str | None, limit: int) -> SearchPage: ...
+
+
+class TransactionalBackend(TapeStorageBackend, Protocol):
+    """A backend with the capability `transactions`."""
+
+    def transaction(self) -> AbstractContextManager[object]: ...
 
 
 class CreateContext(Protocol):

@@ -17,7 +17,8 @@ from .metadata import Holder
 
 if TYPE_CHECKING:
     from .backend import TapeStorageBackend
-    from .storage import Source, TapeStorage, Use
+    from .storage import TapeStorage
+    from .use import Source, Use
 
 Caller: TypeAlias = tuple[CodeType | str, int, threading.Thread]
 """Who acquires something: code and the offset in its instructions, or just words; and the thread. Cheap

@@ -32,7 +32,9 @@ from .errors import (
 )
 from .leases import Caller, Lease, Opening, Revision
 from .metadata import Holder, ProviderCapability, Unclosed
-from .storage import Source, TapeStorage, Use, translate, type_of
+from .storage import TapeStorage
+from .translation import translate
+from .use import Source, Use
 
 CLOSE_PATIENCE_SECONDS: Final = 5.0
 """How long anybody waits for the `close()` of a backend that is not his own."""
@@ -184,8 +186,7 @@ class Openings:
             made: TapeStorageBackend | None = create()
             if made is None:  # a forgotten `return`, in code that nobody checks types of
                 raise CreationFailedError(name, "its factory returned no backend")
-            backend = made
-            source = Source(backend, name, _type_or_closed(backend), capabilities)
+            source = _source_or_closed(made, name, capabilities)
         except BaseException as error:
             failure = _failure(name, error)
             with self._lock:
@@ -455,14 +456,16 @@ class _Warning:
         warnings.warn_explicit(text, ResourceWarning, file, max(line, 1))
 
 
-def _type_or_closed(backend: TapeStorageBackend) -> str:
+def _source_or_closed(
+    backend: TapeStorageBackend, provider: str, claimed: frozenset[ProviderCapability]
+) -> Source:
     try:
-        return type_of(backend)
+        return Source.of(backend, provider, claimed)
     except BaseException:
         try:
             backend.close()
         except Exception:
-            _logger.exception("closing a backend that does not say its type failed")
+            _logger.exception("closing a backend that does not say what it is failed")
         raise
 
 

@@ -1,43 +1,26 @@
-"""What the embedder holds: a leased handle on a backend, and the recorders that it gives out.
+"""What the embedder holds: a leased handle on a backend, which gives out recorders and readers.
 
-What is common to all storages is done here, once: ids, closed handles, capabilities, the building
-of frames, statistics, and the translation of every foreign exception. Knows no registry (its lease
-is given back by a callback) and no kind of storage.
+What is common to all storages is done here, once: ids, closed handles, capabilities, and that every foreign
+exception is translated. Knows no registry (its lease is given back by a callback) and no kind of storage.
 """
 
 from __future__ import annotations
 
-import errno
-import logging
-import threading
-import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar, cast
 
-from .backend import Appender, Page, RepairReport, StorageStats, TapeQuery, TapeStorageBackend
-from .errors import (
-    InvalidMessageError,
-    MetadataConflictError,
-    RecorderOpenError,
-    RegistryError,
-    RegistryForkedError,
-    StorageClosedError,
-    StorageFullError,
-    StorageUnavailableError,
-    UnsupportedCapabilityError,
-)
-from .metadata import ProviderCapability, format_time
+from .backend import Appender, Durability, Page, RepairReport, SearchPage, StorageStats, TapeQuery
+from .errors import RecorderOpenError, RegistryForkedError, StorageClosedError, UnsupportedCapabilityError
+from .metadata import ProviderCapability
+from .recorder import TapeRecorder
 from .tape import (
-    Direction,
-    FrameEncoder,
     Metadata,
     TapeCounters,
-    TapeStatus,
     check_tape_id,
     dump_metadata,
     make_init_line,
@@ -45,165 +28,10 @@ from .tape import (
     new_tape_id,
     parse_init_line,
 )
+from .translation import translated
+from .use import CLOSED, FORKED, OPEN, RELEASED, HandleLease, Source, Use
 
-if TYPE_CHECKING:
-    from .aio import Lane
-
-_logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-_FULL: Final = frozenset(
-    code
-    for code in (getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG"))
-    if code is not None  # Windows has no quotas of that name
-)
-_METADATA_ATTEMPTS: Final = 100
-_LONGEST_MS: Final = 10**13  # three centuries: no believable tape is longer
-
-
-def translate(error: Exception) -> Exception:
-    """The exception that a caller sees for one that a backend raised: total, and the only place.
-
-    Our own errors and `MemoryError` stay what they are. Of anything else than an `OSError` only the
-    type is told, since a backend's text may hold what is in its config.
-    """
-    if isinstance(error, RegistryError | MemoryError):
-        return error
-    if not isinstance(error, OSError):
-        return StorageUnavailableError(f"the backend failed with {type(error).__name__}")
-    reason = error.strerror or type(error).__name__
-    if error.filename is not None:
-        reason += f": {error.filename}"
-    return StorageFullError(reason) if error.errno in _FULL else StorageUnavailableError(reason)
-
-
-def type_of(backend: TapeStorageBackend) -> str:
-    """Ask a backend for its `storage_type`, which is foreign code; the class serves where it has none."""
-    return getattr(backend, "storage_type", type(backend).__name__)
-
-
-class _Translation:
-    """`with translated:` around foreign code, and around nothing else."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, Exception) and (translation := translate(error)) is not error:
-            raise translation from error
-
-
-translated: Final = _Translation()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Source:
-    """What all handles on one opened backend have in common."""
-
-    backend: TapeStorageBackend
-    provider: str
-    storage_type: str
-    """As the backend said once: a handle is made without calling it."""
-    capabilities: frozenset[ProviderCapability] = frozenset()
-    # Guards what is open and what is closed on each handle; see there. One for all: it is held for moments.
-    lock: threading.Lock = field(default_factory=lambda: threading.Lock())  # as patched, where a test does
-
-
-class HandleLease(Protocol):
-    """What a handle has to give back."""
-
-    def release(self) -> None:
-        """Called once, when the handle is closed and nothing works through it any more."""
-
-    def is_superseded(self) -> bool: ...
-
-
-_OPEN, _CLOSED, _RELEASED, _FORKED = range(4)
-
-
-class Use(weakref.ref["TapeStorage"]):
-    """What a handle does its work with, and what is left of it once it was dropped: then, this calls back
-    with itself. Holds neither the handle nor its recorders."""
-
-    __slots__ = ("beginning", "lease", "lock", "source", "state", "tapes")
-    source: Source
-    lease: HandleLease
-    # That of the source. Guards the three below: what is open and what is closed change in one step. Neither
-    # the backend nor a tape nor the lease is called under it.
-    lock: threading.Lock
-    beginning: tuple[str, ...]
-    tapes: tuple[_OpenTape, ...]
-    state: int
-    """Closed: given back as soon as nothing is open. Forked: this is a child process, all of it is the
-    parent's, and it is not touched any more."""
-
-    @property
-    def is_open(self) -> bool:
-        return self.state == _OPEN
-
-    def call(self, operation: str, *arguments: object) -> Any:
-        method = getattr(self.source.backend, operation, None)
-        if method is None:
-            raise UnsupportedCapabilityError(self.source.storage_type, operation)
-        with translated:
-            return method(*arguments)
-
-    def update_meta(self, tape_id: str, changes: Mapping[str, Any]) -> None:
-        """Lay `changes` over the metadata, and keep what others set meanwhile. Works on a handle that
-        is being closed, since its recorders end their tapes then."""
-        for attempt in range(1, _METADATA_ATTEMPTS + 1):
-            meta, etag = self.call("get_meta", tape_id)
-            stats = meta.get("stats")
-            merged = {**meta, **changes}
-            if "stats" in changes and isinstance(stats, Mapping):
-                merged["stats"] = {**stats, **changes["stats"]}
-            try:
-                self.call("set_meta", tape_id, merged, etag)
-            except MetadataConflictError:
-                if attempt == _METADATA_ATTEMPTS:  # somebody else's write succeeded each time
-                    raise
-            else:
-                return
-
-    def check_idle(self) -> None:
-        """Locked."""
-        if self.beginning or self.tapes:
-            raise RecorderOpenError(sorted([*self.beginning, *(tape.tape_id for tape in self.tapes)]))
-
-    def tape_ended(self, tape: _OpenTape) -> None:
-        with self.lock:
-            self.tapes = tuple(other for other in self.tapes if other is not tape)
-        self.release_if_done()
-
-    def release_if_done(self) -> None:
-        with self.lock:
-            if self.state != _CLOSED or self.beginning or self.tapes:
-                return
-            self.state = _RELEASED
-        self.lease.release()
-
-    def end(self) -> None:
-        """Tapes that are still open end as `aborted`, with every frame kept, and the lease is given back."""
-        with self.lock:
-            if self.state == _OPEN:
-                self.state = _CLOSED
-            tapes = self.tapes
-        for tape in tapes:
-            try:
-                tape.end("aborted", None)
-            except RegistryError as failure:  # what ends here matters more
-                _logger.warning("tape %s could not be marked as aborted: %s", tape.tape_id, failure)
-        self.release_if_done()
-
-    def mark_forked(self) -> None:
-        """In a child: refuse every use, and touch nothing."""
-        self.lock = threading.Lock()  # a thread of the parent may hold the old one
-        self.state = _FORKED
-        for tape in self.tapes:
-            tape.lock = threading.Lock()
-            tape.is_open = False
 
 
 class TapeStorage:
@@ -233,7 +61,7 @@ class TapeStorage:
         use.lease = lease
         use.lock = source.lock
         use.beginning = use.tapes = ()
-        use.state = _OPEN
+        use.state = OPEN
 
     @property
     def provider(self) -> str:
@@ -245,7 +73,13 @@ class TapeStorage:
 
     @property
     def capabilities(self) -> frozenset[ProviderCapability]:
+        """What this storage really has, which may be less than its type claims."""
         return self.use.source.capabilities
+
+    @property
+    def durability(self) -> Durability:
+        """What an acknowledged frame outlives."""
+        return self.use.source.durability
 
     def __repr__(self) -> str:
         instance = f" instance_id={self.instance_id!r}" if self.instance_id is not None else ""
@@ -262,7 +96,7 @@ class TapeStorage:
 
     @property
     def closed(self) -> bool:
-        return self.use.state != _OPEN
+        return self.use.state != OPEN
 
     # -- recording ------------------------------------------------------------------------------
 
@@ -377,18 +211,24 @@ class TapeStorage:
                 before.remove(tape_id)
                 use.beginning = tuple(before)
                 if recorder is not None:
-                    use.tapes = (*use.tapes, recorder._tape)  # noqa: SLF001 - one module, one noun
+                    use.tapes = (*use.tapes, recorder.tape)
             use.release_if_done()
-        if use.state != _OPEN:  # the `with` block was left meanwhile
+        if use.state != OPEN:  # the `with` block was left meanwhile
             recorder.abort()
             raise StorageClosedError(repr(self))
         return recorder, report
 
     # -- reading and keeping --------------------------------------------------------------------
 
-    def read(self, tape_id: str, after_seq: int = -1) -> Generator[bytes, None, None]:
+    def read(
+        self, tape_id: str, after_seq: int = -1, limit: int | None = None, raw: bool = False
+    ) -> Generator[bytes, None, None]:
         """The whole lines of a tape as they were written, newline included, in constant memory; with
-        `after_seq` those behind that frame. A tape may be read while it is recorded.
+        `after_seq` those behind that frame, with `limit` at most so many. Lines that are no records are
+        among them: nothing that is on a tape is hidden. A tape may be read while it is recorded.
+
+        With `raw`, what follows the last newline comes last, if there is anything: the line that is being
+        written, or was when its writer was killed. It is no data, and the only item without a newline.
 
         Raises:
             InvalidTapeIdError, StorageClosedError.
@@ -396,19 +236,30 @@ class TapeStorage:
         """
         check_tape_id(tape_id)
         self._check_open()
-        return self._lines(self._call("read", tape_id, after_seq))
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit is at least 0, not {limit}")
+        lines: Iterator[bytes] = self._call("read", tape_id, after_seq)
+        if raw and hasattr(self._backend, "torn"):
+            lines = self._with_torn(lines, tape_id)
+        return self._lines(lines, limit)
 
-    def _lines(self, lines: Iterator[bytes]) -> Generator[bytes, None, None]:
+    def _with_torn(self, lines: Iterator[bytes], tape_id: str) -> Iterator[bytes]:
+        try:
+            yield from lines
+        finally:
+            _close(lines)
+        if torn := self._call("torn", tape_id):
+            yield torn
+
+    def _lines(self, lines: Iterator[bytes], limit: int | None) -> Generator[bytes, None, None]:
         try:
             with translated:
-                for line in lines:
+                for line in lines if limit is None else islice(lines, limit):
                     yield line
                     self._check_open()
         finally:
-            close = getattr(lines, "close", None)
-            if close is not None:
-                with translated:
-                    close()
+            with translated:
+                _close(lines)
 
     def list(self, query: TapeQuery | None = None, cursor: str | None = None, limit: int = 100) -> Page:
         """One page of the metadata of the tapes that match, by ascending tape id."""
@@ -463,15 +314,44 @@ class TapeStorage:
         self._check_open()
         return cast(StorageStats, self._call("stats"))
 
-    def search(self, text: str, cursor: str | None = None, limit: int = 100) -> Page:
-        """Raises: UnsupportedCapabilityError, before anything is touched."""
-        self._check_capable(ProviderCapability.SEARCH, "search")
-        return cast(Page, self._call("search", text, cursor, limit))
+    def search(self, text: str, cursor: str | None = None, limit: int = 100) -> SearchPage:
+        """One page of the frames in whose message all words of `text` are, the best first. No character
+        of `text` is syntax.
 
-    def transaction(self) -> AbstractContextManager[object]:
-        """Raises: UnsupportedCapabilityError, before anything is touched."""
+        Raises:
+            UnsupportedCapabilityError: before anything is touched.
+            StorageClosedError.
+        """
+        self._check_capable(ProviderCapability.SEARCH, "search")
+        if limit < 1:
+            raise ValueError(f"limit is at least 1, not {limit}")
+        return cast(SearchPage, self._call("search", text, cursor, limit))
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """What this thread records, sets and deletes in the block is there for everybody when the block has
+        been left, all at once; if it is left by an error, nothing of it is.
+
+        Raises:
+            UnsupportedCapabilityError: before anything is touched.
+            StorageClosedError.
+        """
         self._check_capable(ProviderCapability.TRANSACTIONS, "transaction")
-        return cast("AbstractContextManager[object]", self._call("transaction"))
+        return self._transaction()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._check_open()
+        transaction: AbstractContextManager[object] = self._call("transaction")
+        with translated:
+            transaction.__enter__()
+        try:
+            yield
+        except BaseException as error:
+            with translated:
+                transaction.__exit__(type(error), error, error.__traceback__)
+            raise
+        with translated:
+            transaction.__exit__(None, None, None)
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -483,11 +363,11 @@ class TapeStorage:
         """
         use = self.use
         with use.lock:
-            if use.state != _OPEN:
+            if use.state != OPEN:
                 return  # or it is left as soon as its last tape has ended
             if use.beginning or use.tapes:
                 use.check_idle()
-            use.state = _RELEASED
+            use.state = RELEASED
         use.lease.release()
 
     def __enter__(self) -> Self:
@@ -503,7 +383,7 @@ class TapeStorage:
             RecorderOpenError: the block was left without an error while something still recorded.
         """
         use = self.use
-        if use.state == _FORKED:  # the parent leaves this block too
+        if use.state == FORKED:  # the parent leaves this block too
             return
         unfinished: RecorderOpenError | None = None
         with use.lock:
@@ -511,8 +391,8 @@ class TapeStorage:
                 use.check_idle()
             except RecorderOpenError as caught:
                 unfinished = caught
-            if use.state == _OPEN:
-                use.state = _CLOSED  # together with the check: no recorder begins in between
+            if use.state == OPEN:
+                use.state = CLOSED  # together with the check: no recorder begins in between
         use.end()
         if error is None and unfinished is not None:
             raise unfinished
@@ -536,8 +416,8 @@ class TapeStorage:
     # -- checks and calls -----------------------------------------------------------------------
 
     def _check_open(self) -> None:
-        if (state := self.use.state) != _OPEN:
-            raise (RegistryForkedError if state == _FORKED else StorageClosedError)(repr(self))
+        if (state := self.use.state) != OPEN:
+            raise (RegistryForkedError if state == FORKED else StorageClosedError)(repr(self))
 
     def _check_capable(self, capability: ProviderCapability, operation: str) -> None:
         self._check_open()
@@ -548,272 +428,7 @@ class TapeStorage:
         return self.use.call(operation, *arguments)
 
 
-class _OpenTape:
-    """What has to be done when a tape ends, whoever is left to do it."""
-
-    __slots__ = ("appender", "counters", "is_open", "lock", "tape_id", "use")
-
-    def __init__(self, use: Use, tape_id: str, appender: Appender, counters: TapeCounters) -> None:
-        self.use = use
-        self.tape_id = tape_id
-        self.appender = appender
-        self.counters = counters
-        # Guards the counters, the recorder's encoder and `is_open`, and gives the appender one caller at a
-        # time. Under it only the appender is called, which knows neither recorder nor storage.
-        self.lock = threading.Lock()
-        self.is_open = True
-
-    def check_open(self) -> None:
-        if not self.is_open:
-            what = f"the recorder of tape {self.tape_id!r}"
-            raise (RegistryForkedError if self.use.state == _FORKED else StorageClosedError)(what)
-
-    def end(self, status: TapeStatus | None, metadata: Metadata | None) -> None:
-        with self.lock:
-            if not self.is_open:
-                return
-            self.is_open = False
-        # No append comes after this, so that the appender is ours without the lock.
-        try:
-            if status is not None:
-                with translated:
-                    self.appender.sync()
-                self._write_metadata(status, metadata)
-        finally:
-            try:
-                with translated:
-                    self.appender.close()
-            finally:
-                self.use.tape_ended(self)
-
-    def _write_metadata(self, status: TapeStatus, metadata: Metadata | None) -> None:
-        if metadata is not None:
-            self.use.call("set_meta", self.tape_id, metadata, None)
-            return
-        now = format_time(datetime.now(UTC))
-        changes = {
-            "status": status,
-            "updated_at": now,
-            "finalized_at": now if status == "finalized" else None,
-            "stats": self.counters.as_stats(),
-        }
-        self.use.update_meta(self.tape_id, changes)
-
-
-class TapeRecorder:
-    """Writes one tape. Thread-safe; frames get their `seq` in the order in which they get in.
-
-    As a context manager it finalizes the tape, or aborts it when the block is left by an error.
-    """
-
-    def __init__(
-        self,
-        storage: TapeStorage,
-        init: Mapping[str, Any],
-        appender: Appender,
-        counters: TapeCounters,
-    ) -> None:
-        self.tape_id: Final[str] = init["tape_id"]
-        self.session_id: Final[str] = init["session_id"]
-        self._storage = storage  # the lease lives as long as its last recorder
-        self._tape = _OpenTape(storage.use, self.tape_id, appender, counters)
-        self._appender = appender
-        self._counters = counters
-        self._encoder = _encoder_for(init, counters)
-        self._next_seq = counters.last_seq + 1
-
-    def __repr__(self) -> str:
-        return f"<TapeRecorder tape_id={self.tape_id!r} accepted_seq={self.accepted_seq}>"
-
-    @property
-    def accepted_seq(self) -> int:
-        """Of the last frame that was acknowledged, -1 before the first."""
-        return self._counters.last_seq
-
-    @property
-    def line_count(self) -> int:
-        """How many lines the tape has, the `init` line included."""
-        return self._counters.line_count
-
-    @property
-    def unparsed_count(self) -> int:
-        """How many lines were added by `append_lines`, or found by `resume`, that are no records."""
-        return self._counters.unparsed_count
-
-    def append(self, direction: Direction, message: bytes) -> int:
-        """Add one frame and return its `seq`; on return it outlives this process. `message` is spliced
-        in as it is, not parsed. After an error the frame is not in the tape, its `seq` is used by the
-        next one, and the recorder goes on.
-
-        Raises:
-            InvalidMessageError: it is empty, or holds a CR or LF.
-            StorageClosedError: the tape has ended.
-            StorageFullError, StorageUnavailableError.
-        """
-        with self._tape.lock:
-            self._tape.check_open()
-            seq = self._next_seq
-            line = self._encoder.encode(direction, message, seq)
-            # Taken before the write: an interrupt in the middle of it leaves a gap, never a double.
-            self._next_seq = seq + 1
-            try:
-                self._appender.append((line,))
-            except Exception as error:
-                self._next_seq = seq
-                translation = translate(error)
-                if translation is error:
-                    raise
-                raise translation from error
-            self._counters.add_frame(direction, seq, self._encoder.last_ms, len(line))
-            return seq
-
-    def append_many(self, frames: Iterable[tuple[Direction, bytes]]) -> range:
-        """Add frames in one write and return their `seq`s: all of them are in the tape, or, after an
-        error, none. `frames` is held in memory.
-
-        Raises:
-            As `append`.
-        """
-        batch = tuple(frames)  # before the lock: an iterable is foreign code
-        with self._tape.lock:
-            self._tape.check_open()
-            first, encode = self._next_seq, self._encoder.encode
-            lines: list[bytes] = []
-            times_ms: list[int] = []
-            for seq, (direction, message) in enumerate(batch, first):
-                lines.append(encode(direction, message, seq))
-                times_ms.append(self._encoder.last_ms)
-            seqs = range(first, first + len(lines))
-            if lines:
-                self._next_seq = seqs.stop
-                try:
-                    with translated:
-                        self._appender.append(lines)
-                except Exception:
-                    self._next_seq = first
-                    raise
-            for seq, (direction, _), ts_ms, line in zip(seqs, batch, times_ms, lines, strict=True):
-                self._counters.add_frame(direction, seq, ts_ms, len(line))
-            return seqs
-
-    def append_lines(self, lines: Iterable[bytes]) -> int:
-        """Add whole lines verbatim, in one write, and count what is on them; returns how many. Later
-        frames go on behind the highest `seq` among them.
-
-        Raises:
-            InvalidMessageError: one of them does not end in its only newline; none was added.
-            StorageClosedError, StorageFullError, StorageUnavailableError.
-        """
-        batch = tuple(lines)
-        for line in batch:
-            if not line.endswith(b"\n") or line.count(b"\n") != 1:
-                raise InvalidMessageError("a raw line ends in a newline, and holds no other")
-        with self._tape.lock:
-            self._tape.check_open()
-            if batch:
-                with translated:
-                    self._appender.append(batch)
-            for line in batch:
-                self._counters.add_line(line)
-            self._next_seq = max(self._next_seq, self._counters.last_seq + 1)
-            return len(batch)
-
-    def flush(self, durable: bool = False) -> None:
-        """Every acknowledged frame has left this process already; with `durable` it outlives a loss of
-        power too, as far as the storage can promise that at all.
-
-        Raises:
-            StorageClosedError, StorageFullError, StorageUnavailableError.
-        """
-        with self._tape.lock:
-            self._tape.check_open()
-            if durable:
-                with translated:
-                    self._appender.sync()
-
-    def finalize(self, metadata: Metadata | None = None) -> None:
-        """End the tape: everything in it is durable before its metadata says `finalized`. Statistics
-        are written, what others set meanwhile is kept; a given `metadata` is stored as it is instead.
-        Idempotent, also after `abort`. After an error the tape is free for others all the same.
-
-        Raises:
-            StorageFullError, StorageUnavailableError, TapeNotFoundError, InvalidMetadataError.
-            RegistryForkedError: this is a forked child, and the tape is its parent's.
-        """
-        if self._tape.use.state == _FORKED:
-            self._tape.check_open()
-        self._tape.end("finalized", metadata)
-
-    def abort(self) -> None:
-        """End the tape as `aborted`, with every frame kept. Otherwise as `finalize`."""
-        self._tape.end("aborted", None)
-
-    def detach(self) -> None:
-        """Give the tape free as it is, status `recording`, for a later `resume`. Idempotent."""
-        self._tape.end(None, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.finalize()
-            return
-        try:
-            self.abort()
-        except RegistryError as failure:  # the error that ends the block says more
-            _logger.warning("tape %s could not be marked as aborted: %s", self.tape_id, failure)
-
-    # -- awaited: off the loop, one after the other, in the order in which they were asked for
-
-    async def aappend(self, direction: Direction, message: bytes) -> int:
-        """`append`, awaited. Many may wait at once; each is answered when its frame outlives this process.
-        One that is cancelled may have been recorded already."""
-        return await self._lane().run(partial(self.append, direction, message))
-
-    async def aflush(self, durable: bool = False) -> None:
-        """`flush`, awaited, behind every frame that was asked for before."""
-        await self._lane().run(partial(self.flush, durable))
-
-    async def afinalize(self) -> None:
-        """`finalize`, awaited, behind every frame that was asked for before."""
-        await self._lane().run(self.finalize)
-
-    async def aabort(self) -> None:
-        """`abort`, awaited, behind every frame that was asked for before."""
-        await self._lane().run(self.abort)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._lane().run(partial(self.__exit__, kind, error, trace))
-
-    def _lane(self) -> Lane:
-        from .aio import Lane
-
-        if self._tape.use.state == _FORKED:  # the parent's lane may look busy here for ever
-            self._tape.check_open()
-        lane: Lane = self.__dict__.setdefault("_own_lane", Lane())  # one step: of two, the first counts
-        return lane
-
-
-def _encoder_for(init: Mapping[str, Any], counters: TapeCounters) -> FrameEncoder:
-    """An encoder that goes on where the tape stands: `ts` counts from the start of the tape and never
-    falls behind its last frame, also where the system's clock did."""
-    now = datetime.now(UTC)
-    try:
-        started_at = datetime.fromisoformat(str(init.get("created_at")))
-        if started_at.tzinfo is None:
-            started_at = started_at.replace(tzinfo=UTC)
-    except ValueError:
-        started_at = now
-    if not 1970 <= started_at.year <= 2999:  # a tape from elsewhere: no later frame may fail over it
-        started_at = now
-    elapsed_ms = round((now - started_at).total_seconds() * 1000)
-    last_ms = min(counters.last_ts_ms, _LONGEST_MS)
-    return FrameEncoder(init["session_id"], started_at, elapsed_ms=max(elapsed_ms, last_ms, 0))
+def _close(lines: Iterator[bytes]) -> None:
+    close = getattr(lines, "close", None)
+    if close is not None:
+        close()

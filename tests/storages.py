@@ -12,7 +12,8 @@ from shadowcat_registry.backend import StorageProviderFactory, TapeStorageBacken
 from shadowcat_registry.metadata import ProviderCapability
 from shadowcat_registry.providers.filesystem import FilesystemProviderFactory
 from shadowcat_registry.providers.memory import MemoryProviderFactory
-from shadowcat_registry.storage import Source, TapeStorage, type_of
+from shadowcat_registry.storage import TapeStorage
+from shadowcat_registry.use import Source
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared" / "tapes"
@@ -60,5 +61,4 @@ def handle(
     release: Callable[[], None] = lambda: None,
     capabilities: frozenset[ProviderCapability] = frozenset(),
 ) -> TapeStorage:
-    source = Source(backend, "tapes", type_of(backend), capabilities)
-    return TapeStorage(source, FreeLease(release))
+    return TapeStorage(Source.of(backend, "tapes", capabilities), FreeLease(release))

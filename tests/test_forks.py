@@ -104,7 +104,7 @@ catalog = sr.Catalog()
 gate = Gate()
 
 def hold():
-    with registry._generations.lock, storage.use.lock, recorder._tape.lock, catalog._lock:
+    with registry._generations.lock, storage.use.lock, recorder.tape.lock, catalog._lock:
         gate()
 
 holding = Running(hold)

@@ -49,6 +49,9 @@ RANKS: dict[str, float] = {
     "schema_faults": 3.2,
     "schema": 3.3,
     "catalog": 3,
+    "translation": 2.1,
+    "use": 2.2,
+    "recorder": 2.3,
     "storage": 3,
     "providers": 3,
     "providers.filesystem": 3.1,
@@ -92,6 +95,9 @@ RANKS: dict[str, float] = {
 ONLY_WORDS = {
     # Names in signatures, imported under TYPE_CHECKING: nothing of these is loaded.
     ("backend", "storage"),
+    ("use", "recorder"),
+    ("use", "storage"),
+    ("recorder", "storage"),
     ("leases", "storage"),
 }
 

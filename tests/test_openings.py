@@ -19,7 +19,7 @@ from shadowcat_registry.errors import (
 from shadowcat_registry.leases import Lease, Opening, Revision, caller
 from shadowcat_registry.openings import Openings
 from shadowcat_registry.providers.memory import MemoryBackend
-from shadowcat_registry.storage import Source
+from shadowcat_registry.use import Source
 
 from .fakes import Gate, Running, until
 from .storages import handle

@@ -33,7 +33,7 @@ json_values = st.recursive(
     ),
     max_leaves=10,
 )
-UNITS = {"bytes", "tapes", "frames", "seconds", "days", "percent"}
+UNITS = {"bytes", "tapes", "frames", "seconds", "days", "percent", "ms"}
 """What the numbers of a config are in, at the end of their names."""
 WRITTEN = sorted(path for path in schema_directory().rglob("*.json") if path.name != EDITOR_SCHEMA)
 """The schemas that are not made of the others."""
@@ -399,6 +399,14 @@ class TestCheckSchema:
             assert is_required or "default" in part or "Without it" in part["description"], name
             if part["type"] in ("integer", "number"):
                 assert "const" in part or name.rpartition("_")[2] in UNITS, name
+
+    def test_a_field_that_several_types_share_reads_the_same_everywhere(self) -> None:
+        schemas = [
+            json.loads(path.read_text(encoding="utf-8"))["properties"]
+            for path in sorted((schema_directory() / "providers").glob("*.json"))
+        ]
+        for field in ("durability", "sync_interval_ms"):
+            assert len({json.dumps(schema[field]) for schema in schemas if field in schema}) == 1
 
     def test_the_manifest_schema_accepts_only_what_acts(self) -> None:
         schema = manifest_schema()

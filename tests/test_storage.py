@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from shadowcat_registry.backend import Appender, Page, RepairReport, StorageStats, TapeQuery
+from shadowcat_registry.backend import (
+    Appender,
+    Durability,
+    Page,
+    RepairReport,
+    SearchHit,
+    SearchPage,
+    StorageStats,
+    TapeQuery,
+)
 from shadowcat_registry.errors import (
     InvalidTapeIdError,
     MetadataConflictError,
@@ -23,7 +32,9 @@ from shadowcat_registry.errors import (
     UnsupportedCapabilityError,
 )
 from shadowcat_registry.metadata import ProviderCapability
-from shadowcat_registry.storage import Source, TapeStorage, translate
+from shadowcat_registry.storage import TapeStorage
+from shadowcat_registry.translation import translate
+from shadowcat_registry.use import Source
 
 from .storages import FreeLease, handle
 
@@ -263,11 +274,75 @@ class TestChecks:
             assert caught.value == UnsupportedCapabilityError("poor", "stats")
 
     def test_a_capability_that_is_claimed_is_used(self, backend: FakeBackend) -> None:
-        backend.search = lambda text, cursor, limit: Page(({"tape_id": text},))  # type: ignore[attr-defined]
+        hit = SearchHit("t", 3, "a [x] b", 1.5)
+        backend.search = lambda text, cursor, limit: SearchPage((hit,))  # type: ignore[attr-defined]
         with handle(backend, capabilities=frozenset({ProviderCapability.SEARCH})) as storage:
-            assert storage.search("x").items == ({"tape_id": "x"},)
+            assert storage.search("x").items == (hit,)
+            assert hit.as_json() == {"tape_id": "t", "seq": 3, "snippet": "a [x] b", "score": 1.5}
+            with pytest.raises(ValueError, match="at least 1"):
+                storage.search("x", limit=0)
             with pytest.raises(UnsupportedCapabilityError):
                 storage.transaction()
+
+    def test_what_a_backend_has_counts_and_not_what_its_type_claims(self, backend: FakeBackend) -> None:
+        backend.capabilities = frozenset({"transactions"})  # type: ignore[attr-defined]
+        claimed = frozenset({ProviderCapability.SEARCH})
+        with handle(backend, capabilities=claimed) as storage:
+            assert storage.capabilities == {ProviderCapability.TRANSACTIONS}
+            with pytest.raises(UnsupportedCapabilityError):
+                storage.search("x")
+        assert backend.asked == []
+
+    def test_a_transaction_is_left_as_the_block_is_and_its_errors_are_translated(
+        self, backend: FakeBackend
+    ) -> None:
+        seen: list[object] = []
+        failure: list[Exception] = []
+
+        class Transaction:
+            def __enter__(self) -> None:
+                seen.append("begin")
+
+            def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+                seen.append(kind)
+                if failure:
+                    raise failure[0]
+                return True  # suppresses nothing all the same
+
+        backend.transaction = Transaction  # type: ignore[attr-defined]
+        with handle(backend, capabilities=frozenset({ProviderCapability.TRANSACTIONS})) as storage:
+            with storage.transaction():
+                seen.append("block")
+            with pytest.raises(ZeroDivisionError), storage.transaction():
+                raise ZeroDivisionError
+            failure.append(OSError(errno.ENOSPC, "full"))
+            with pytest.raises(StorageFullError), storage.transaction():
+                pass
+        assert seen == ["begin", "block", None, "begin", ZeroDivisionError, "begin", None]
+
+    def test_what_a_backend_says_of_itself_has_to_make_sense(self, backend: FakeBackend) -> None:
+        assert handle(backend).durability == Durability("none")
+        backend.durability = "frame"  # type: ignore[attr-defined]
+        with pytest.raises(TypeError, match="durability"):
+            handle(backend)
+        del backend.durability  # type: ignore[attr-defined]
+        backend.capabilities = {"flying"}  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match="flying"):
+            handle(backend)
+
+    def test_a_reader_may_ask_for_a_part_and_for_the_torn_rest(
+        self, backend: FakeBackend, storage: TapeStorage
+    ) -> None:
+        backend.appender.lines = [b"1\n", b"2\n"]
+        assert list(storage.read("t", limit=1)) == [b"1\n"]
+        assert list(storage.read("t", limit=0)) == []
+        assert list(storage.read("t", raw=True)) == [b"1\n", b"2\n"]
+        backend.torn = lambda tape_id: b"torn"  # type: ignore[attr-defined]
+        assert list(storage.read("t", raw=True)) == [b"1\n", b"2\n", b"torn"]
+        assert list(storage.read("t", limit=2, raw=True)) == [b"1\n", b"2\n"]
+        assert list(storage.read("t")) == [b"1\n", b"2\n"]
+        with pytest.raises(ValueError, match="at least 0"):
+            storage.read("t", limit=-1)
 
     def test_tags_are_not_one_string(self, storage: TapeStorage) -> None:
         with pytest.raises(TypeError):

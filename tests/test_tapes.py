@@ -20,7 +20,8 @@ from shadowcat_registry.errors import (
     TapeNotFoundError,
 )
 from shadowcat_registry.marks import Mark
-from shadowcat_registry.storage import TapeRecorder, TapeStorage
+from shadowcat_registry.recorder import TapeRecorder
+from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tapes.exporting import export_tape
 from shadowcat_registry.tapes.importing import ImportResult, import_tape
 

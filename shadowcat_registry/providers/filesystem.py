@@ -26,7 +26,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, BinaryIO, Final
 
-from ..backend import Appender, CreateContext, Page, RepairReport, StorageStats, TapeQuery
+from ..backend import (
+    UNSYNCED,
+    Appender,
+    CreateContext,
+    Durability,
+    Page,
+    RepairReport,
+    StorageStats,
+    TapeQuery,
+)
 from ..errors import (
     InvalidMetadataError,
     InvalidTapeError,
@@ -96,7 +105,9 @@ class FilesystemProviderFactory:
         Raises:
             OSError: it cannot be created, or is no directory.
         """
-        return FilesystemBackend(_directory(config, context), context.logger)
+        return FilesystemBackend(
+            _directory(config, context), context.logger, durability=Durability.of(config)
+        )
 
     def check(self, config: Config, context: CreateContext) -> None:
         """Touches nothing.
@@ -126,7 +137,8 @@ def _directory(config: Config, context: CreateContext) -> Path:
 class FilesystemBackend:
     storage_type = "filesystem"
 
-    def __init__(self, directory: Path, logger: logging.Logger) -> None:
+    def __init__(self, directory: Path, logger: logging.Logger, *, durability: Durability = UNSYNCED) -> None:
+        self.durability: Final = durability
         self._directory = directory
         self._logger = logger
         _make_directories(directory)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..backend import Appender, CreateContext, Page, RepairReport, StorageStats, TapeQuery
+from ..backend import Appender, CreateContext, Durability, Page, RepairReport, StorageStats, TapeQuery
 from ..errors import (
     MetadataConflictError,
     StorageClosedError,
@@ -73,6 +73,7 @@ class _Tape:
 
 class MemoryBackend:
     storage_type = "memory"
+    durability = Durability("none", volatile=True)
 
     def __init__(self, logger: logging.Logger, *, max_bytes: int, max_tapes: int) -> None:
         self._logger = logger

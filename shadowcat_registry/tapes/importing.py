@@ -13,8 +13,10 @@ from typing import Any, Final, Literal, Self
 
 from ..errors import StorageError, TapeExistsError
 from ..marks import Mark
-from ..storage import TapeRecorder, TapeStorage, translated
+from ..recorder import TapeRecorder
+from ..storage import TapeStorage
 from ..tape import Metadata, TapeCounters, load_metadata, make_metadata, parse_init_line
+from ..translation import translated
 
 _logger = logging.getLogger(__name__)
 

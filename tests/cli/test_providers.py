@@ -28,7 +28,7 @@ class TestProviders:
         assert provider["origin"] == "manifest"
         assert provider["is_default"] is True
         assert provider["capabilities"] == ["local_storage"]
-        assert provider["config"] == {"directory": str(tmp_path / "tapes")}
+        assert provider["config"]["directory"] == str(tmp_path / "tapes")
 
     def test_a_storage_that_could_not_be_opened_is_named(
         self, command: Command, manifest: Path, tmp_path: Path

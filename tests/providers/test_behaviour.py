@@ -6,6 +6,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from shadowcat_registry.errors import (
     UnsupportedCapabilityError,
 )
 from shadowcat_registry.storage import TapeStorage
-from shadowcat_registry.tape import Direction, dump_metadata
+from shadowcat_registry.tape import Direction, dump_metadata, make_init_line, make_metadata
 from shadowcat_registry.tapes.exporting import export_tape
 from shadowcat_registry.tapes.importing import import_tape
 
@@ -358,6 +359,29 @@ class TestListing:
             (TapeQuery(tag="z"), []),
         ):
             assert [item["tape_id"] for item in storage.list(query).items] == ids
+
+    def test_a_query_finds_by_a_range_of_dates_that_begins_inclusive_and_ends_exclusive(
+        self, storage: TapeStorage
+    ) -> None:
+        midnight = datetime(2026, 11, 22, tzinfo=timezone(timedelta(hours=1)))
+        for tape_id, moment in (
+            ("a", midnight - timedelta(milliseconds=1)),
+            ("b", midnight),
+            ("c", midnight + timedelta(days=1)),
+        ):
+            init = make_init_line(tape_id, "s", moment)
+            storage.adopt(init, make_metadata(json.loads(init), "recording")).finalize()
+        storage.record("s", tape_id="d").finalize()
+        storage.set_meta("d", {"created_at": "some day"})
+        for query, ids in (
+            (TapeQuery(created_after=midnight), ["b", "c"]),
+            (TapeQuery(created_before=midnight), ["a"]),
+            (TapeQuery(created_after=midnight, created_before=midnight + timedelta(days=1)), ["b"]),
+            (TapeQuery(session_id="s", created_after=midnight + timedelta(days=2)), []),
+        ):
+            assert [item["tape_id"] for item in storage.list(query).items] == ids
+        with pytest.raises(ValueError, match="time zone"):
+            TapeQuery(created_after=midnight.replace(tzinfo=None))
 
     def test_a_limit_below_one_is_refused(self, storage: TapeStorage) -> None:
         with pytest.raises(ValueError, match="at least 1"):

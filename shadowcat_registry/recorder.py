@@ -1,0 +1,301 @@
+"""What writes one tape: frames in their order, how far they are durable, and the end of the tape.
+
+What is common to all storages is done here, once: sequence numbers, envelopes, statistics. Knows no kind of
+storage.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from .backend import Appender
+from .errors import InvalidMessageError, RegistryError, RegistryForkedError, StorageClosedError
+from .metadata import format_time
+from .tape import Direction, FrameEncoder, Metadata, TapeCounters, TapeStatus
+from .translation import translate, translated
+from .use import FORKED, Use
+
+if TYPE_CHECKING:
+    from .aio import Lane
+    from .storage import TapeStorage  # only a word in a signature: nothing is imported from above
+
+_logger = logging.getLogger(__name__)
+
+_LONGEST_MS: Final = 10**13  # three centuries: no believable tape is longer
+
+
+class OpenTape:
+    """What has to be done when a tape ends, whoever is left to do it."""
+
+    __slots__ = ("appender", "counters", "is_open", "lock", "tape_id", "use")
+
+    def __init__(self, use: Use, tape_id: str, appender: Appender, counters: TapeCounters) -> None:
+        self.use = use
+        self.tape_id = tape_id
+        self.appender = appender
+        self.counters = counters
+        # Guards the counters, the recorder's encoder and `is_open`, and gives the appender one caller at a
+        # time. Under it only the appender is called, which knows neither recorder nor storage.
+        self.lock = threading.Lock()
+        self.is_open = True
+
+    def check_open(self) -> None:
+        if not self.is_open:
+            what = f"the recorder of tape {self.tape_id!r}"
+            raise (RegistryForkedError if self.use.state == FORKED else StorageClosedError)(what)
+
+    def end(self, status: TapeStatus | None, metadata: Metadata | None) -> None:
+        with self.lock:
+            if not self.is_open:
+                return
+            self.is_open = False
+        # No append comes after this, so that the appender is ours without the lock.
+        try:
+            if status is not None:
+                with translated:
+                    self.appender.sync()
+                self._write_metadata(status, metadata)
+        finally:
+            try:
+                with translated:
+                    self.appender.close()
+            finally:
+                self.use.tape_ended(self)
+
+    def _write_metadata(self, status: TapeStatus, metadata: Metadata | None) -> None:
+        if metadata is not None:
+            self.use.call("set_meta", self.tape_id, metadata, None)
+            return
+        now = format_time(datetime.now(UTC))
+        changes = {
+            "status": status,
+            "updated_at": now,
+            "finalized_at": now if status == "finalized" else None,
+            "stats": self.counters.as_stats(),
+        }
+        self.use.update_meta(self.tape_id, changes)
+
+
+class TapeRecorder:
+    """Writes one tape. Thread-safe; frames get their `seq` in the order in which they get in.
+
+    As a context manager it finalizes the tape, or aborts it when the block is left by an error.
+    """
+
+    def __init__(
+        self,
+        storage: TapeStorage,
+        init: Mapping[str, Any],
+        appender: Appender,
+        counters: TapeCounters,
+    ) -> None:
+        self.tape_id: Final[str] = init["tape_id"]
+        self.session_id: Final[str] = init["session_id"]
+        self._storage = storage  # the lease lives as long as its last recorder
+        self.tape = OpenTape(storage.use, self.tape_id, appender, counters)
+        self._appender = appender
+        self._counters = counters
+        self._encoder = encoder_for(init, counters)
+        self._next_seq = counters.last_seq + 1
+
+    def __repr__(self) -> str:
+        return f"<TapeRecorder tape_id={self.tape_id!r} accepted_seq={self.accepted_seq}>"
+
+    @property
+    def accepted_seq(self) -> int:
+        """Of the last frame that was acknowledged, -1 before the first."""
+        return self._counters.last_seq
+
+    @property
+    def line_count(self) -> int:
+        """How many lines the tape has, the `init` line included."""
+        return self._counters.line_count
+
+    @property
+    def unparsed_count(self) -> int:
+        """How many lines were added by `append_lines`, or found by `resume`, that are no records."""
+        return self._counters.unparsed_count
+
+    def append(self, direction: Direction, message: bytes) -> int:
+        """Add one frame and return its `seq`; on return it outlives this process. `message` is spliced
+        in as it is, not parsed. After an error the frame is not in the tape, its `seq` is used by the
+        next one, and the recorder goes on.
+
+        Raises:
+            InvalidMessageError: it is empty, or holds a CR or LF.
+            StorageClosedError: the tape has ended.
+            StorageFullError, StorageUnavailableError.
+        """
+        with self.tape.lock:
+            self.tape.check_open()
+            seq = self._next_seq
+            line = self._encoder.encode(direction, message, seq)
+            # Taken before the write: an interrupt in the middle of it leaves a gap, never a double.
+            self._next_seq = seq + 1
+            try:
+                self._appender.append((line,))
+            except Exception as error:
+                self._next_seq = seq
+                translation = translate(error)
+                if translation is error:
+                    raise
+                raise translation from error
+            self._counters.add_frame(direction, seq, self._encoder.last_ms, len(line))
+            return seq
+
+    def append_many(self, frames: Iterable[tuple[Direction, bytes]]) -> range:
+        """Add frames in one write and return their `seq`s: all of them are in the tape, or, after an
+        error, none. `frames` is held in memory.
+
+        Raises:
+            As `append`.
+        """
+        batch = tuple(frames)  # before the lock: an iterable is foreign code
+        with self.tape.lock:
+            self.tape.check_open()
+            first, encode = self._next_seq, self._encoder.encode
+            lines: list[bytes] = []
+            times_ms: list[int] = []
+            for seq, (direction, message) in enumerate(batch, first):
+                lines.append(encode(direction, message, seq))
+                times_ms.append(self._encoder.last_ms)
+            seqs = range(first, first + len(lines))
+            if lines:
+                self._next_seq = seqs.stop
+                try:
+                    with translated:
+                        self._appender.append(lines)
+                except Exception:
+                    self._next_seq = first
+                    raise
+            for seq, (direction, _), ts_ms, line in zip(seqs, batch, times_ms, lines, strict=True):
+                self._counters.add_frame(direction, seq, ts_ms, len(line))
+            return seqs
+
+    def append_lines(self, lines: Iterable[bytes]) -> int:
+        """Add whole lines verbatim, in one write, and count what is on them; returns how many. Later
+        frames go on behind the highest `seq` among them.
+
+        Raises:
+            InvalidMessageError: one of them does not end in its only newline; none was added.
+            StorageClosedError, StorageFullError, StorageUnavailableError.
+        """
+        batch = tuple(lines)
+        for line in batch:
+            if not line.endswith(b"\n") or line.count(b"\n") != 1:
+                raise InvalidMessageError("a raw line ends in a newline, and holds no other")
+        with self.tape.lock:
+            self.tape.check_open()
+            if batch:
+                with translated:
+                    self._appender.append(batch)
+            for line in batch:
+                self._counters.add_line(line)
+            self._next_seq = max(self._next_seq, self._counters.last_seq + 1)
+            return len(batch)
+
+    def flush(self, durable: bool = False) -> None:
+        """Every acknowledged frame has left this process already; with `durable` it outlives a loss of
+        power too, as far as the storage can promise that at all.
+
+        Raises:
+            StorageClosedError, StorageFullError, StorageUnavailableError.
+        """
+        with self.tape.lock:
+            self.tape.check_open()
+            if durable:
+                with translated:
+                    self._appender.sync()
+
+    def finalize(self, metadata: Metadata | None = None) -> None:
+        """End the tape: everything in it is durable before its metadata says `finalized`. Statistics
+        are written, what others set meanwhile is kept; a given `metadata` is stored as it is instead.
+        Idempotent, also after `abort`. After an error the tape is free for others all the same.
+
+        Raises:
+            StorageFullError, StorageUnavailableError, TapeNotFoundError, InvalidMetadataError.
+            RegistryForkedError: this is a forked child, and the tape is its parent's.
+        """
+        if self.tape.use.state == FORKED:
+            self.tape.check_open()
+        self.tape.end("finalized", metadata)
+
+    def abort(self) -> None:
+        """End the tape as `aborted`, with every frame kept. Otherwise as `finalize`."""
+        self.tape.end("aborted", None)
+
+    def detach(self) -> None:
+        """Give the tape free as it is, status `recording`, for a later `resume`. Idempotent."""
+        self.tape.end(None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finalize()
+            return
+        try:
+            self.abort()
+        except RegistryError as failure:  # the error that ends the block says more
+            _logger.warning("tape %s could not be marked as aborted: %s", self.tape_id, failure)
+
+    # -- awaited: off the loop, one after the other, in the order in which they were asked for
+
+    async def aappend(self, direction: Direction, message: bytes) -> int:
+        """`append`, awaited. Many may wait at once; each is answered when its frame outlives this process.
+        One that is cancelled may have been recorded already."""
+        return await self._lane().run(partial(self.append, direction, message))
+
+    async def aflush(self, durable: bool = False) -> None:
+        """`flush`, awaited, behind every frame that was asked for before."""
+        await self._lane().run(partial(self.flush, durable))
+
+    async def afinalize(self) -> None:
+        """`finalize`, awaited, behind every frame that was asked for before."""
+        await self._lane().run(self.finalize)
+
+    async def aabort(self) -> None:
+        """`abort`, awaited, behind every frame that was asked for before."""
+        await self._lane().run(self.abort)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._lane().run(partial(self.__exit__, kind, error, trace))
+
+    def _lane(self) -> Lane:
+        from .aio import Lane
+
+        if self.tape.use.state == FORKED:  # the parent's lane may look busy here for ever
+            self.tape.check_open()
+        lane: Lane = self.__dict__.setdefault("_own_lane", Lane())  # one step: of two, the first counts
+        return lane
+
+
+def encoder_for(init: Mapping[str, Any], counters: TapeCounters) -> FrameEncoder:
+    """An encoder that goes on where the tape stands: `ts` counts from the start of the tape and never
+    falls behind its last frame, also where the system's clock did."""
+    now = datetime.now(UTC)
+    try:
+        started_at = datetime.fromisoformat(str(init.get("created_at")))
+        if started_at.tzinfo is None:
+            started_at = started_at.replace(tzinfo=UTC)
+    except ValueError:
+        started_at = now
+    if not 1970 <= started_at.year <= 2999:  # a tape from elsewhere: no later frame may fail over it
+        started_at = now
+    elapsed_ms = round((now - started_at).total_seconds() * 1000)
+    last_ms = min(counters.last_ts_ms, _LONGEST_MS)
+    return FrameEncoder(init["session_id"], started_at, elapsed_ms=max(elapsed_ms, last_ms, 0))
