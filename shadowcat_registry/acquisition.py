@@ -220,7 +220,11 @@ class Acquisition:
     async def _awaited(self, acquire: Callable[[], Lease]) -> TapeStorage:
         from .aio import off_loop
 
-        return self._handle(await off_loop(acquire, partial(self._openings.release, unused=True)))
+        # The handle is made there, not here: a lease that gets lost with a loop that is closed goes with it.
+        return await off_loop(lambda: self._handle(acquire()), self._give_back_unused)
+
+    def _give_back_unused(self, storage: TapeStorage) -> None:
+        self._openings.release(cast(Lease, storage.use.lease), unused=True)
 
     def _lease_shared(
         self, provider: Provider, who: Caller, *, of_default: bool = False
@@ -289,5 +293,5 @@ class _Context:
         from .aio import off_loop
 
         storage = await self._owner.aopen_storage(name)
-        await off_loop(partial(self._keep, storage))
+        await off_loop(partial(self._keep, storage), surely=True)
         return storage

@@ -23,13 +23,16 @@ _T = TypeVar("_T")
 _THREAD_NAME: Final = "shadowcat-off-loop"
 
 
-async def off_loop(call: Callable[[], _T], discard: Callable[[_T], object] | None = None) -> _T:
+async def off_loop(
+    call: Callable[[], _T], discard: Callable[[_T], object] | None = None, *, surely: bool = False
+) -> _T:
     """The result of `call()`, made in another thread, in a copy of this context.
 
-    Whoever awaits this may be cancelled: the call goes on all the same, and `discard(result)` is called
-    with what nobody has any more, in that thread or another.
+    Whoever awaits this may be cancelled. A call that has not begun by then is not made, unless `surely`; one
+    that has goes on all the same, and `discard(result)` is called with what nobody has any more, in that
+    thread or another.
     """
-    return await Lane().run(call, discard)
+    return await Lane().run(call, discard, surely=surely)
 
 
 class Lane:
@@ -41,9 +44,15 @@ class Lane:
         self._waiting: deque[_Job[Any]] = deque()
         self._busy = False
 
-    async def run(self, call: Callable[[], _T], discard: Callable[[_T], object] | None = None) -> _T:
-        """As `off_loop`; a call that is cancelled before its turn comes is not made at all."""
-        job = _Job(call, discard)
+    async def run(
+        self,
+        call: Callable[[], _T],
+        discard: Callable[[_T], object] | None = None,
+        *,
+        surely: bool = False,
+    ) -> _T:
+        """As `off_loop`, when all that was asked for before has been done."""
+        job = _Job(call, discard, surely)
         with self._lock:
             self._waiting.append(job)
             starts, self._busy = not self._busy, True
@@ -60,6 +69,9 @@ class Lane:
         except asyncio.CancelledError:
             job.give_up()
             raise
+        except GeneratorExit:  # the loop was closed, and this is perhaps the collector
+            job.is_given_up = True
+            raise
 
     def _work(self) -> None:
         while True:
@@ -73,42 +85,43 @@ class Lane:
 
 
 class _Job(Generic[_T]):
-    def __init__(self, call: Callable[[], _T], discard: Callable[[_T], object] | None) -> None:
+    def __init__(self, call: Callable[[], _T], discard: Callable[[_T], object] | None, surely: bool) -> None:
         self._call = call
         self._discard = discard
+        self._surely = surely
         self._context = copy_context()
         self._loop = asyncio.get_running_loop()
         self.future: asyncio.Future[_T] = self._loop.create_future()
-        # Guards the two below: of a result and a cancellation, whichever comes second sees the first.
-        self._lock = threading.Lock()
-        self._given_up = False
+        # No lock: each writes its own first, then looks at the other's, so that of a result and a
+        # cancellation, whichever comes second sees the first. Who pops the result disposes of it.
+        self.is_given_up = False
         self._results: list[_T] = []
 
     def run(self) -> None:
-        if self._given_up:
+        if self.is_given_up and not self._surely:
             return
         try:
             result = self._context.run(self._call)
         except BaseException as error:  # noqa: BLE001 - it is the caller's
             self._tell(self._fail, error)
             return
-        with self._lock:
-            self._results.append(result)
-            given_up = self._given_up
-        if given_up or not self._tell(self._succeed, result):
+        self._results.append(result)
+        if self.is_given_up or not self._tell(self._succeed, result):
             self._dispose()
 
     def give_up(self) -> None:
         """On the loop: nobody waits any more."""
-        with self._lock:
-            self._given_up = True
-            has_result = bool(self._results)
-        if has_result:  # it came, and the cancellation was faster than its delivery
+        self.is_given_up = True
+        if self._results and self._discard is not None:  # the cancellation was faster than its delivery
             threading.Thread(target=self._dispose, name=_THREAD_NAME, daemon=True).start()
 
     def _dispose(self) -> None:
+        try:
+            result = self._results.pop()
+        except IndexError:  # the other one was faster
+            return
         if self._discard is not None:
-            self._context.copy().run(self._discard, self._results[0])
+            self._context.copy().run(self._discard, result)
 
     def _tell(self, how: Callable[[Any], None], what: object) -> bool:
         try:

@@ -260,12 +260,14 @@ class TapeRecorder:
         await self._lane().run(partial(self.flush, durable))
 
     async def afinalize(self) -> None:
-        """`finalize`, awaited, behind every frame that was asked for before."""
-        await self._lane().run(self.finalize)
+        """`finalize`, awaited, behind every frame that was asked for before. It goes on also if it is
+        cancelled."""
+        await self._lane().run(self.finalize, surely=True)
 
     async def aabort(self) -> None:
-        """`abort`, awaited, behind every frame that was asked for before."""
-        await self._lane().run(self.abort)
+        """`abort`, awaited, behind every frame that was asked for before. It goes on also if it is
+        cancelled."""
+        await self._lane().run(self.abort, surely=True)
 
     async def __aenter__(self) -> Self:
         return self
@@ -273,7 +275,7 @@ class TapeRecorder:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._lane().run(partial(self.__exit__, kind, error, trace))
+        await self._lane().run(partial(self.__exit__, kind, error, trace), surely=True)
 
     def _lane(self) -> Lane:
         from .aio import Lane

@@ -198,7 +198,7 @@ class StorageProviderRegistry:
                 await arun_hooks(self._hooks, provider.name)
             self._commit_new(provider)  # in this thread: a cancellation comes before it or after it
         except BaseException:
-            await off_loop(partial(self.discard, provider))
+            await off_loop(partial(self.discard, provider), surely=True)
             raise
 
     def _stage_new(
@@ -236,10 +236,10 @@ class StorageProviderRegistry:
         self.retire(committed)
 
     async def aunregister(self, name: str) -> None:
-        """`unregister`, awaited. Once begun, it goes on also if it is cancelled."""
+        """`unregister`, awaited. It goes on also if it is cancelled."""
         from .aio import off_loop
 
-        await off_loop(partial(self.unregister, name))
+        await off_loop(partial(self.unregister, name), surely=True)
 
     def set_default(self, name: str) -> None:
         """From now on, `get_default_storage` opens this provider.
@@ -384,10 +384,10 @@ class StorageProviderRegistry:
         return unclosed
 
     async def aclose(self, timeout_seconds: float = 10.0) -> tuple[Unclosed, ...]:
-        """`close`, awaited. Once begun, it goes on also if it is cancelled."""
+        """`close`, awaited. It goes on also if it is cancelled."""
         from .aio import off_loop
 
-        return await off_loop(partial(self.close, timeout_seconds))
+        return await off_loop(partial(self.close, timeout_seconds), surely=True)
 
     # ------------------------------------------------------------------ for the reconciler
 

@@ -14,6 +14,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 
+from .awaited import AwaitedReads
 from .backend import Appender, Durability, Page, RepairReport, SearchPage, StorageStats, TapeQuery
 from .errors import RecorderOpenError, RegistryForkedError, StorageClosedError, UnsupportedCapabilityError
 from .metadata import ProviderCapability
@@ -34,7 +35,7 @@ from .use import CLOSED, FORKED, OPEN, RELEASED, HandleLease, Source, Use
 _T = TypeVar("_T")
 
 
-class TapeStorage:
+class TapeStorage(AwaitedReads):
     """A lease on an opened storage. Thread-safe; `close()` it, or use `with`.
 
     The backend is not closed here: whoever counts the leases knows whether this was the last one.
@@ -398,10 +399,10 @@ class TapeStorage:
             raise unfinished
 
     async def aclose(self) -> None:
-        """`close`, awaited. Once begun, it goes on also if it is cancelled."""
+        """`close`, awaited. It goes on also if it is cancelled."""
         from .aio import off_loop
 
-        await off_loop(self.close)
+        await off_loop(self.close, surely=True)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -411,7 +412,7 @@ class TapeStorage:
     ) -> None:
         from .aio import off_loop
 
-        await off_loop(partial(self.__exit__, kind, error, trace))
+        await off_loop(partial(self.__exit__, kind, error, trace), surely=True)
 
     # -- checks and calls -----------------------------------------------------------------------
 

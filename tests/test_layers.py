@@ -51,6 +51,7 @@ RANKS: dict[str, float] = {
     "catalog": 3,
     "translation": 2.1,
     "use": 2.2,
+    "awaited": 2.2,
     "recorder": 2.3,
     "storage": 3,
     "providers": 3,
