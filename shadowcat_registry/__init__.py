@@ -84,8 +84,10 @@ if TYPE_CHECKING:
     from .startup import STORAGE_REGISTRY, initialize_storage, open_registry, register_builtin_providers
     from .storage import TapeStorage
     from .tape import Direction
+    from .tapes.copying import CopyProgress, CopyResult, copy_tapes
     from .tapes.exporting import export_tape
     from .tapes.importing import ImportResult, import_tape
+    from .tapes.verifying import Flaw, VerifyReport, verify_tape
 
 _HOMES = {
     "backend": (
@@ -116,8 +118,10 @@ _HOMES = {
     "startup": "STORAGE_REGISTRY initialize_storage open_registry register_builtin_providers",
     "storage": "TapeStorage",
     "tape": "Direction",
+    "tapes.copying": "CopyProgress CopyResult copy_tapes",
     "tapes.exporting": "export_tape",
     "tapes.importing": "ImportResult import_tape",
+    "tapes.verifying": "Flaw VerifyReport verify_tape",
 }
 _home_of = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -127,6 +131,8 @@ __all__ = [
     "Appender",
     "Catalog",
     "ConstructionTimeoutError",
+    "CopyProgress",
+    "CopyResult",
     "CreateContext",
     "CreationFailedError",
     "DefaultNotSetError",
@@ -135,6 +141,7 @@ __all__ = [
     "Durability",
     "Event",
     "Finding",
+    "Flaw",
     "Holder",
     "ImportResult",
     "InitHookError",
@@ -193,12 +200,15 @@ __all__ = [
     "Unclosed",
     "UnknownTypeError",
     "UnsupportedCapabilityError",
+    "VerifyReport",
+    "copy_tapes",
     "export_tape",
     "import_tape",
     "initialize_storage",
     "load_manifest",
     "open_registry",
     "register_builtin_providers",
+    "verify_tape",
 ]
 
 

@@ -6,6 +6,7 @@ storage.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from .backend import Appender
 from .errors import InvalidMessageError, RegistryError, RegistryForkedError, StorageClosedError
 from .metadata import format_time
-from .tape import Direction, FrameEncoder, Metadata, TapeCounters, TapeStatus
+from .tape import Direction, FrameEncoder, Metadata, TapeCounters, TapeStatus, checksum_of
 from .translation import translate, translated
 from .use import FORKED, Use
 
@@ -78,8 +79,17 @@ class OpenTape:
             "updated_at": now,
             "finalized_at": now if status == "finalized" else None,
             "stats": self.counters.as_stats(),
+            "checksum": self._checksum() if status == "finalized" else None,
         }
         self.use.update_meta(self.tape_id, changes)
+
+    def _checksum(self) -> str:
+        """Read back, not counted along: an append would pay for it, and this says what is really there."""
+        digest = hashlib.sha256()
+        with translated:
+            for line in self.use.call("read", self.tape_id, -1):
+                digest.update(line)
+        return checksum_of(digest)
 
 
 class TapeRecorder:

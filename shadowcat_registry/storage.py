@@ -177,7 +177,9 @@ class TapeStorage(AwaitedReads):
                 recorder = self._recorder_of(tape_id, appender)
                 meta, _ = self.get_meta(tape_id)
                 if meta.get("status") != "recording":
-                    self.use.update_meta(tape_id, {"status": "recording", "finalized_at": None})
+                    self.use.update_meta(
+                        tape_id, {"status": "recording", "finalized_at": None, "checksum": None}
+                    )
             except BaseException:
                 with translated:
                     appender.close()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic_ns
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, Protocol, get_args
 from uuid import uuid4
 
 from .errors import InvalidMessageError, InvalidMetadataError, InvalidTapeError, InvalidTapeIdError
@@ -23,6 +23,17 @@ from .metadata import format_time
 
 Direction = Literal["client_to_server", "server_to_client"]
 TapeStatus = Literal["recording", "finalized", "aborted"]
+
+
+class Digest(Protocol):
+    """What `hashlib` makes."""
+
+    @property
+    def name(self) -> str: ...
+
+    def hexdigest(self) -> str: ...
+
+
 Metadata = Mapping[str, Any]
 """A tape's `.meta.json`: a JSON object; keys that we do not know are kept."""
 
@@ -226,8 +237,9 @@ class TapeCounters:
         self.last_ts_ms = ts_ms
         self.size_bytes += size_bytes
 
-    def add_line(self, line: bytes) -> None:
-        """Count a line as it was found, by parsing it; one that cannot be parsed counts as such."""
+    def add_line(self, line: bytes) -> dict[str, Any] | None:
+        """Count a line as it was found, by parsing it, and return the record on it; one that cannot be
+        parsed counts as such."""
         record = parse_line(line)
         kind = record.get("type") if record is not None else None
         if record is not None and kind == "frame" and isinstance(record.get("seq"), int):
@@ -235,12 +247,13 @@ class TapeCounters:
             self.add_frame(str(record.get("dir")), record["seq"], ts if isinstance(ts, int) else 0, len(line))
             flags = record.get("flags")
             self.error_count += isinstance(flags, dict) and flags.get("is_error") is True
-            return
+            return record
         self.size_bytes += len(line)
         self.line_count += 1
         self.correlation_count += kind == "correlation"
         self.checkpoint_count += kind == "checkpoint"
         self.unparsed_count += not isinstance(kind, str)
+        return record
 
     def as_stats(self) -> dict[str, Any]:
         """The `stats` object of `.meta.json`."""
@@ -278,6 +291,19 @@ def make_metadata(
         "protocol_version": init.get("protocol_version"),
         "stats": dict(stats) if stats is not None else TapeCounters().as_stats(),
     }
+
+
+def checksum_of(digest: Digest) -> str:
+    """The `checksum` of a `.meta.json`, of a SHA-256 over all lines of the tape: what `sha256sum` says of
+    its file, with the name of the function before it."""
+    return f"{digest.name}:{digest.hexdigest()}"
+
+
+def size_of(metadata: Metadata) -> int:
+    """The bytes of a tape's lines, as its metadata says; 0 where it does not say."""
+    stats = metadata.get("stats")
+    size_bytes = stats.get("file_size_bytes") if isinstance(stats, Mapping) else None
+    return max(size_bytes, 0) if isinstance(size_bytes, int) else 0
 
 
 def dump_metadata(tape_id: str, metadata: Metadata) -> bytes:

@@ -81,8 +81,11 @@ RANKS: dict[str, float] = {
     "acquisition": 4.4,
     "registry": 4.5,
     "tapes": 4,
-    "tapes.exporting": 4,
-    "tapes.importing": 4,
+    "tapes.batches": 4,
+    "tapes.copying": 4.1,
+    "tapes.exporting": 4.1,
+    "tapes.importing": 4.1,
+    "tapes.verifying": 4.1,
     # what brings them together
     "reconcile": 5,
     "runtime": 6,

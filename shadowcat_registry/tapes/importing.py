@@ -15,15 +15,14 @@ from ..errors import StorageError, TapeExistsError
 from ..marks import Mark
 from ..recorder import TapeRecorder
 from ..storage import TapeStorage
-from ..tape import Metadata, TapeCounters, load_metadata, make_metadata, parse_init_line
+from ..tape import TapeCounters, load_metadata, make_metadata, parse_init_line
 from ..translation import translated
+from .batches import batches, unfinished
 
 _logger = logging.getLogger(__name__)
 
 ImportOutcome = Literal["imported", "identical", "differs", "resumed"]
 
-_BATCH_LINES: Final = 256
-_BATCH_BYTES: Final = 1 << 20
 _LONGEST_INIT_BYTES: Final = 1 << 20
 
 
@@ -59,9 +58,9 @@ def import_tape(storage: TapeStorage, path: str | PathLike[str]) -> ImportResult
     with _TapeFile(Path(path)) as source:
         metadata = source.metadata()
         # Until the last line is in, the tape says `recording`: so the next import knows a killed one.
-        unfinished = _unfinished(source.made_metadata() if metadata is None else metadata)
+        beginning = unfinished(source.made_metadata() if metadata is None else metadata)
         try:
-            recorder = storage.adopt(source.init_line, unfinished)
+            recorder = storage.adopt(source.init_line, beginning)
         except TapeExistsError:
             return _import_again(storage, source, metadata)
         try:
@@ -72,11 +71,6 @@ def import_tape(storage: TapeStorage, path: str | PathLike[str]) -> ImportResult
         return source.result("imported")
 
 
-def _unfinished(metadata: Metadata) -> dict[str, Any]:
-    """What stands there until the last line is in: nothing that is not true yet."""
-    return {**metadata, "status": "recording", "stats": {}}
-
-
 def _import_again(storage: TapeStorage, source: _TapeFile, metadata: dict[str, Any] | None) -> ImportResult:
     """The id is taken: by the same tape, by the beginning of it, or by another one."""
     stored_count = _matching_lines(storage, source)
@@ -85,12 +79,12 @@ def _import_again(storage: TapeStorage, source: _TapeFile, metadata: dict[str, A
     stored, _ = storage.get_meta(source.tape_id)
     complete = stored_count == source.counters.line_count
     if metadata is None:
-        same, unfinished = stored.get("status") != "recording", stored.get("status") == "recording"
+        same, is_half = stored.get("status") != "recording", stored.get("status") == "recording"
     else:
-        same, unfinished = stored == metadata, stored == _unfinished(metadata)
+        same, is_half = stored == metadata, stored == unfinished(metadata)
     if complete and same:
         return source.result("identical")
-    if not unfinished:
+    if not is_half:
         return source.result("differs")
     recorder, _ = storage.resume(source.tape_id)
     try:
@@ -122,16 +116,8 @@ def _matching_lines(storage: TapeStorage, source: _TapeFile) -> int | None:
 def _copy(
     source: _TapeFile, recorder: TapeRecorder, metadata: dict[str, Any] | None, *, skip: int = 0
 ) -> None:
-    batch: list[bytes] = []
-    batch_bytes = 0
-    for line in islice(source.lines(), skip, None):
-        batch.append(line)
-        batch_bytes += len(line)
-        if len(batch) >= _BATCH_LINES or batch_bytes >= _BATCH_BYTES:
-            recorder.append_lines(batch)
-            batch.clear()
-            batch_bytes = 0
-    recorder.append_lines(batch)
+    for batch in batches(islice(source.lines(), skip, None)):
+        recorder.append_lines(batch)
     recorder.finalize(source.made_metadata() if metadata is None else metadata)
 
 
