@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from . import forks
 from .catalog import Catalog
@@ -30,6 +30,9 @@ from .metadata import Holder, ProviderInfo, format_time
 from .reconcile import Report, reconcile
 from .registry import StorageProviderRegistry
 from .watch import Watch, WatchMode, WatchStatus
+
+if TYPE_CHECKING:
+    from .control import ControlServer
 
 RuntimeState = Literal["ok", "rejected", "degraded", "stopped"]
 Result = Literal["started", "committed", "unchanged", "rejected", "degraded"]
@@ -45,6 +48,8 @@ _SWEEP_SECONDS: Final = 1.0
 """How often to look for handles that were dropped unclosed: the collector can tell nobody."""
 _LEAST_CLOSE_SECONDS: Final = 0.5
 """What the storages have for closing, however long the rest took."""
+_HANG_UP_SECONDS: Final = 1.0
+"""What those who ask over the control socket have for taking their answers."""
 
 _logger = logging.getLogger(__name__)
 _event_logger = logging.getLogger(f"{__package__}.events")
@@ -93,6 +98,8 @@ class Status:
     """Who has leases, by provider."""
     findings: tuple[Finding, ...]
     watch: WatchStatus | None
+    control: str | None = None
+    """The path of the control socket."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -107,6 +114,7 @@ class Status:
             "holders": {name: [holder.as_json() for holder in held] for name, held in self.holders.items()},
             "findings": [finding.as_json() for finding in self.findings],
             "watch": self.watch.as_json() if self.watch else None,
+            "control": self.control,
         }
 
 
@@ -138,7 +146,8 @@ class Runtime:
     In a forked child it is `stopped`: nothing follows the file there. Open the registry anew.
 
     Without a `path` there is nothing to follow; it only gives the registry an owner and an end. Unless
-    `eager`, no storage is opened before it is used, not even the default.
+    `eager`, no storage is opened before it is used, not even the default. With `control`, operators can ask
+    the process over a socket (see `control`); where there can be none, the log says why.
     """
 
     def __init__(
@@ -152,6 +161,7 @@ class Runtime:
         watch: bool = True,
         watch_mode: WatchMode = "auto",
         poll_interval_seconds: float = 1.0,
+        control: bool = False,
     ) -> None:
         self.path = None if path is None else Path(os.path.abspath(path))  # noqa: PTH100 - keeps links
         self.registry = registry or StorageProviderRegistry(
@@ -185,6 +195,12 @@ class Runtime:
                 poll_interval_seconds=poll_interval_seconds,
                 mode=watch_mode,
             )
+        self._control: ControlServer | None = None
+        if control and self.path is not None:
+            # Here, not where it starts: it is slow to import, and has to hear the first event.
+            from .control import ControlServer
+
+            self._control = ControlServer(self, self.path)
 
     # ------------------------------------------------------------------ life
 
@@ -225,6 +241,7 @@ class Runtime:
                 self._watch.start()
                 if self._stopping.is_set():  # a subscriber has closed it, before there was a watch to stop
                     self._watch.stop()
+            self._start_control()
         except RuntimeError:  # no thread to be had
             self.close()
             raise
@@ -265,6 +282,8 @@ class Runtime:
             self._changed.notify_all()
         if started:
             self._publish("stopped", None)
+        if self._control is not None:
+            self._control.stop(_HANG_UP_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -349,9 +368,18 @@ class Runtime:
             holders={name: holders for name, holders in held.items() if holders},
             findings=findings,
             watch=self._watch.status() if self._watch is not None else None,
+            control=str(control.path) if (control := self._control) and control.path else None,
         )
 
     # ------------------------------------------------------------------ inside
+
+    def _start_control(self) -> None:
+        if self._control is None:
+            return
+        try:
+            self._control.start()
+        except OSError as error:  # no reason not to run
+            _logger.warning("there is no control socket: %s", error.strerror or error)
 
     def _holders(self, name: str) -> Sequence[Holder]:
         with suppress(LookupError):  # it may have left since it was listed

@@ -54,17 +54,23 @@ def open_registry(
     watch: bool = True,
     watch_mode: WatchMode = "auto",
     poll_interval_seconds: float = 1.0,
+    control: bool = False,
 ) -> Runtime:
     """A new registry on what the manifest at `path` says, which follows it until `close()`.
 
     `path` defaults as `find_manifest` has it. A relative path in the manifest is relative to the manifest.
+    With `control`, the commands `status`, `plan`, `why`, `reload` and `events` can talk to this process.
 
     Raises:
         ManifestNotFoundError: it cannot be read.
         ManifestError: it is invalid, or a storage that it needs cannot be opened; with all findings.
     """
     runtime = Runtime(
-        find_manifest(path), watch=watch, watch_mode=watch_mode, poll_interval_seconds=poll_interval_seconds
+        find_manifest(path),
+        watch=watch,
+        watch_mode=watch_mode,
+        poll_interval_seconds=poll_interval_seconds,
+        control=control,
     )
     runtime.start()
     return runtime

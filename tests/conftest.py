@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,26 @@ def _registries() -> set[StorageProviderRegistry]:
 
 def _holders(registry: StorageProviderRegistry) -> list[str]:
     return [str(holder) for name in registry for holder in registry.holders(name)]
+
+
+@contextmanager
+def short_directory() -> Iterator[Path]:
+    """A private one with a name that leaves room for that of a socket, which `tmp_path` may not."""
+    directory = Path(tempfile.mkdtemp(prefix="sc-", dir="/tmp" if os.name == "posix" else None))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _surroundings_of_our_own() -> Iterator[None]:
+    """No test finds or leaves anything in the developer's home or among his running processes."""
+    with pytest.MonkeyPatch.context() as patch, short_directory() as directory:
+        for variable in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+            (directory / variable).mkdir(mode=0o700)
+            patch.setenv(variable, str(directory / variable))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -25,9 +25,11 @@ RANKS: dict[str, float] = {
     "forks": 0,
     "exits": 0,
     "bounded": 0,
+    "private": 0,
     # errors, formats, files of the package
     "errors": 1,
     "schema_files": 1,
+    "control_socket": 1,
     "tape": 1.1,
     "aio": 1.1,
     # contracts and small tools: none knows what a registry is
@@ -88,6 +90,7 @@ RANKS: dict[str, float] = {
     "tapes.verifying": 4.1,
     # what brings them together
     "reconcile": 5,
+    "control": 5,
     "runtime": 6,
     "startup": 6.1,
     # the doors

@@ -13,6 +13,7 @@ from typing import Final
 
 import click
 
+from ..control_socket import IS_SUPPORTED
 from ..events import Event
 from ..runtime import Runtime
 from .options import json_option, manifest_options
@@ -66,7 +67,7 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
 
     numbers = [signal.SIGINT, signal.SIGTERM] + ([_RELOAD] if _RELOAD is not None else [])
     previous = {number: signal.signal(number, on_signal) for number in numbers}
-    runtime = Runtime(manifest)
+    runtime = Runtime(manifest, control=IS_SUPPORTED)
     runtime.subscribe(show)
     try:
         runtime.start()

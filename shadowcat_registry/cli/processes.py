@@ -1,0 +1,186 @@
+"""Running processes, as commands find and ask them: `http.client` over their control sockets."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import click
+
+from ..control_socket import IS_SUPPORTED, UNSUPPORTED, ControlSocket, find, manifest_key
+from .output import fail, printable
+
+PATIENCE_SECONDS: Final = 5.0
+"""How long a process has for its answer, unless it is asked for something that takes its time."""
+_SILENCE_SECONDS: Final = 30.0
+"""A stream of events says something every few seconds, if only that it is there."""
+
+
+class NoAnswerError(Exception):
+    """The process did not answer, or not to the question; the text says why."""
+
+
+class GoneError(NoAnswerError):
+    """There is no process behind this socket any more."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_seconds: float) -> None:
+        super().__init__("localhost", timeout=timeout_seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process with a control socket; whether it lives and answers is seen when it is asked."""
+
+    pid: int
+    path: Path
+
+    def ask(
+        self,
+        resource: str,
+        *,
+        method: str = "GET",
+        timeout_seconds: float = PATIENCE_SECONDS,
+        **query: object,
+    ) -> dict[str, Any]:
+        """The answer to one question.
+
+        Raises:
+            GoneError: it has died.
+            NoAnswerError: it does not answer in time, or says that it cannot.
+        """
+        connection = _Connection(self.path, timeout_seconds)
+        try:
+            connection.request(method, _address(resource, query))
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._no_answer(error, timeout_seconds) from None
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise NoAnswerError(f"process {self.pid}: {answer.get('error', response.reason)}")
+        return answer if isinstance(answer, dict) else {}
+
+    def stream(self, resource: str, **query: object) -> Iterator[dict[str, Any]]:
+        """Each object as it comes, until the process ends the stream.
+
+        Raises:
+            GoneError: it has died, also in the middle.
+            NoAnswerError: as `ask`.
+        """
+        connection = _Connection(self.path, _SILENCE_SECONDS)
+        try:
+            connection.request("GET", _address(resource, query))
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise NoAnswerError(f"process {self.pid}: {json.loads(response.read())['error']}")
+            while line := response.readline():
+                if line.strip():
+                    yield json.loads(line)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._no_answer(error, _SILENCE_SECONDS) from None
+        finally:
+            connection.close()
+
+    def _no_answer(self, error: Exception, timeout_seconds: float) -> NoAnswerError:
+        if isinstance(error, TimeoutError):
+            return NoAnswerError(
+                f"process {self.pid} does not answer within {timeout_seconds:g} s: it is stopped or hangs"
+            )
+        if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+            return GoneError(f"process {self.pid} has ended")
+        if isinstance(error, PermissionError):
+            return NoAnswerError(f"process {self.pid} belongs to another user: ask as that user")
+        return NoAnswerError(
+            f"process {self.pid} broke off its answer ({type(error).__name__}): it is ending"
+        )
+
+
+def processes_of(manifest: Path) -> list[Process]:
+    """Those that live and follow this manifest, by process id."""
+    sockets = find()
+    own = [it for it in sockets if it.manifest_key == manifest_key(manifest)]
+    # The same file may have another name there: a link, or another way to its directory.
+    return _living(own) or [process for process, other in _others(sockets) if _is_same(other, manifest)]
+
+
+def the_process(manifest: Path, pid: int | None) -> Process:
+    """The one that is meant; where that is none or not clear, the command ends with a line that says so."""
+    if not IS_SUPPORTED:
+        fail(UNSUPPORTED)
+        raise click.exceptions.Exit(1)
+    found = processes_of(manifest)
+    chosen = [process for process in found if pid in (None, process.pid)]
+    if len(chosen) == 1:
+        return chosen[0]
+    pids = ", ".join(str(process.pid) for process in found)
+    if found and pid is not None:
+        fail(f"process {pid} does not follow {manifest}; these do: {pids}")
+    elif found:
+        raise click.UsageError(
+            f"{len(found)} processes follow {printable(manifest)}: name one with --pid ({pids}),"
+            " or see them all with `status --all`"
+        )
+    else:
+        fail(nobody(manifest))
+    raise click.exceptions.Exit(1)
+
+
+def nobody(manifest: Path) -> str:
+    """That no process follows it, and what might be the reason."""
+    absolute = os.path.abspath(manifest)  # noqa: PTH100 - keeps links
+    others = ", ".join(f"{other} (pid {process.pid})" for process, other in _others(find()))
+    if others:
+        return f"no running process follows {absolute}; there are some for {others}: name one with -f"
+    return f"no running process of this user follows {absolute}; `shadowcat-registry run` starts one"
+
+
+def _living(sockets: list[ControlSocket]) -> list[Process]:
+    living = []
+    for it in sorted(sockets, key=lambda it: it.pid):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(PATIENCE_SECONDS)
+            try:
+                probe.connect(str(it.path))
+            except (ConnectionRefusedError, FileNotFoundError):
+                continue
+            except OSError:  # it is there, and asking it says what is wrong
+                pass
+        living.append(Process(it.pid, it.path))
+    return living
+
+
+def _others(sockets: list[ControlSocket]) -> Iterator[tuple[Process, str]]:
+    """Processes with the manifest that each says it follows."""
+    for process in _living(sockets):
+        try:
+            manifest = process.ask("/v1/status", timeout_seconds=1.0)["manifest"]
+        except (NoAnswerError, KeyError):
+            continue
+        yield process, str(manifest)
+
+
+def _is_same(one: str, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)  # noqa: PTH121 - one is a name
+    except OSError:
+        return False
+
+
+def _address(resource: str, query: dict[str, object]) -> str:
+    return f"{resource}?{urlencode(query)}" if query else resource
