@@ -98,9 +98,12 @@ class Follower:
 
     queue: Queue[Event | None] = field(default_factory=lambda: Queue(_QUEUED_EVENTS))
     is_late: bool = False
-    """It has missed some."""
+    """It has missed one, and gets no more: a stream has no gaps."""
 
     def put(self, event: Event | None) -> None:
+        """Locked: never waits."""
+        if self.is_late:
+            return
         try:
             self.queue.put_nowait(event)
         except Full:
@@ -160,9 +163,9 @@ class ControlServer:
             listener, self._listener = self._listener, None
             path, self.path = self.path, None
             thread, self._thread = self._thread, None
-            followers, connections = list(self._followers), list(self._connections)
-        for follower in followers:
-            follower.put(None)
+            connections = list(self._connections)
+            for follower in self._followers:
+                follower.put(None)
         if listener is not None and path is not None:
             _wake(listener, path)
             _remove(path)
@@ -219,9 +222,8 @@ class ControlServer:
         """In the thread that reloads: it never waits."""
         with self._lock:
             self._recent.append(event)
-            followers = list(self._followers)
-        for follower in followers:
-            follower.put(event)
+            for follower in self._followers:
+                follower.put(event)
 
     # ------------------------------------------------------------------ connections
 
