@@ -63,12 +63,14 @@ if TYPE_CHECKING:
         RuntimeClosedError,
         StalePlanError,
         StorageClosedError,
+        StorageDamagedError,
         StorageError,
         StorageFullError,
         StorageUnavailableError,
         TapeBusyError,
         TapeExistsError,
         TapeNotFoundError,
+        TransactionError,
         UnknownTypeError,
         UnsupportedCapabilityError,
     )
@@ -102,9 +104,9 @@ _HOMES = {
         "InvalidTapeIdError ManifestError ManifestNotFoundError MetadataConflictError "
         "ProviderExistsError ProviderInUseError ProviderNotFoundError ProviderRetiringError "
         "RecorderOpenError RegistryError RegistryForkedError RunningLoopError RuntimeClosedError "
-        "StalePlanError StorageClosedError "
-        "StorageError StorageFullError StorageUnavailableError TapeBusyError TapeExistsError "
-        "TapeNotFoundError UnknownTypeError UnsupportedCapabilityError"
+        "StalePlanError StorageClosedError StorageDamagedError StorageError StorageFullError "
+        "StorageUnavailableError TapeBusyError TapeExistsError TapeNotFoundError TransactionError "
+        "UnknownTypeError UnsupportedCapabilityError"
     ),
     "events": "Event",
     "load": "load_manifest",
@@ -183,6 +185,7 @@ __all__ = [
     "StalePlanError",
     "Status",
     "StorageClosedError",
+    "StorageDamagedError",
     "StorageError",
     "StorageFullError",
     "StorageProviderFactory",
@@ -196,6 +199,7 @@ __all__ = [
     "TapeRecorder",
     "TapeStorage",
     "TapeStorageBackend",
+    "TransactionError",
     "TransactionalBackend",
     "Unclosed",
     "UnknownTypeError",

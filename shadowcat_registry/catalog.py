@@ -15,10 +15,14 @@ from .metadata import is_valid_name
 BUILTIN_TYPES: Final = {
     "filesystem": "FilesystemProviderFactory",
     "memory": "MemoryProviderFactory",
+    "sqlite": "SqliteProviderFactory",
 }
 """Type name → class in the module of that name in `providers`."""
 
-NOT_YET: Final = {"sqlite": "the sqlite provider is planned, this version does not have it yet"}
+NOT_YET: Final = {
+    name: f"the {name} provider is planned, this version does not have it yet"
+    for name in ("postgresql", "s3")
+}
 """Types that the documentation of Shadowcat speaks of and that this version cannot serve."""
 
 

@@ -29,13 +29,15 @@
         ├── InvalidMetadataError   (ValueError)    metadata that is no JSON object, or not this tape's
         ├── TapeNotFoundError      (LookupError)
         ├── TapeExistsError        (ValueError)
-        ├── TapeBusyError          (RuntimeError)  somebody is recording on it
+        ├── TapeBusyError          (RuntimeError)  somebody is recording on it; says which process
         ├── MetadataConflictError  (RuntimeError)  the etag is not the current one any more
         ├── UnsupportedCapabilityError (RuntimeError)  this storage cannot do that at all
         ├── StorageClosedError     (ValueError)    used after `close()`
         ├── RecorderOpenError      (RuntimeError)  a handle is closed while it still records
+        ├── TransactionError       (RuntimeError)  not possible in, or out of, this transaction
         ├── StorageFullError       (OSError)       no space, quota, or the storage's own bound
-        └── StorageUnavailableError (OSError)      the medium failed: permission, I/O, gone
+        ├── StorageUnavailableError (OSError)      the medium failed: permission, I/O, gone
+        └── StorageDamagedError    (RuntimeError)  what is stored is not what was written
 
 Every error is a value: its fields are its `args`, two are equal when type and fields are, and it
 survives pickling. `retryable` says whether the same call can succeed later without anybody
@@ -449,9 +451,18 @@ class TapeExistsError(_TapeError, ValueError):
     _text = "there is a tape {!r} in this storage already"
 
 
-class TapeBusyError(_TapeError, RuntimeError):
+class TapeBusyError(StorageError, RuntimeError):
+    """`pid` is the process that writes it, None where nobody can tell."""
+
     retryable = True
-    _text = "tape {!r} is being recorded by somebody else"
+
+    def __init__(self, tape_id: str, pid: int | None = None) -> None:
+        self.tape_id, self.pid = tape_id, pid
+        super().__init__(tape_id, pid)
+
+    def __str__(self) -> str:
+        who = "somebody else" if self.pid is None else f"process {self.pid}"
+        return f"tape {self.tape_id!r} is being recorded by {who}"
 
 
 class MetadataConflictError(_TapeError, RuntimeError):
@@ -486,6 +497,15 @@ class RecorderOpenError(StorageError, RuntimeError):
         return f"still recording on {_listing(self.tape_ids)}: finalize() or abort() first"
 
 
+class TransactionError(StorageError, RuntimeError):
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        return f"not with this transaction: {self.reason}"
+
+
 class StorageFullError(StorageError, OSError):
     """Whatever was acknowledged is kept; nothing of the refused call is."""
 
@@ -508,3 +528,15 @@ class StorageUnavailableError(StorageError, OSError):
 
     def __str__(self) -> str:
         return f"the storage failed: {self.reason}"
+
+
+class StorageDamagedError(StorageError, RuntimeError):
+    """`tape_id` is the tape that is damaged, None where it is more than one, or nobody can tell."""
+
+    def __init__(self, reason: str, tape_id: str | None = None) -> None:
+        self.reason, self.tape_id = reason, tape_id
+        super().__init__(reason, tape_id)
+
+    def __str__(self) -> str:
+        what = "the storage" if self.tape_id is None else f"tape {self.tape_id!r}"
+        return f"{what} is damaged: {self.reason}; restore it from a backup, or export what can still be read"

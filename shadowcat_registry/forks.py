@@ -11,6 +11,10 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 _objects: Final[WeakKeyDictionary[Any, Callable[[Any], None]]] = WeakKeyDictionary()
+_around: Final[WeakKeyDictionary[Any, tuple[Callable[[Any], None], Callable[[Any], None]]]] = (
+    WeakKeyDictionary()
+)
+_waiting: Final[list[Any]] = []
 _modules: Final[list[Callable[[], None]]] = []
 _kept: Final[list[object]] = []
 
@@ -26,6 +30,12 @@ def owners() -> list[Any]:
     return list(_objects)
 
 
+def around(owner: Any, before: Callable[[Any], None], in_parent: Callable[[Any], None]) -> None:
+    """Call `before(owner)` in the thread that is about to fork, and `in_parent(owner)` in the parent
+    afterwards: for what a child must not inherit at all. It may wait for other threads, but not long."""
+    _around[owner] = before, in_parent
+
+
 def module_in_child(start_anew: Callable[[], None]) -> None:
     """The same for what a module holds."""
     _modules.append(start_anew)
@@ -36,7 +46,20 @@ def keep(inherited: object) -> None:
     _kept.append(inherited)
 
 
+def _before() -> None:
+    for owner, (before, _) in list(_around.items()):
+        _waiting.append(owner)
+        before(owner)
+
+
+def _in_parent() -> None:
+    while _waiting:
+        owner = _waiting.pop()
+        _around[owner][1](owner)
+
+
 def _start_anew() -> None:
+    _waiting.clear()
     for start_module in _modules:
         start_module()
     for owner, start_object in list(_objects.items()):
@@ -44,4 +67,4 @@ def _start_anew() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_start_anew)
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_start_anew)

@@ -12,6 +12,7 @@ from shadowcat_registry.backend import StorageProviderFactory, TapeStorageBacken
 from shadowcat_registry.metadata import ProviderCapability
 from shadowcat_registry.providers.filesystem import FilesystemProviderFactory
 from shadowcat_registry.providers.memory import MemoryProviderFactory
+from shadowcat_registry.providers.sqlite import SqliteProviderFactory
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.use import Source
 
@@ -25,6 +26,7 @@ RECORDINGS = sorted(DATA.glob("*.jsonl")) + [
 FACTORIES: Mapping[str, Callable[[], StorageProviderFactory]] = {
     "filesystem": FilesystemProviderFactory,
     "memory": MemoryProviderFactory,
+    "sqlite": SqliteProviderFactory,
 }
 
 

@@ -208,8 +208,8 @@ class TestSchema:
     def test_every_type_is_offered_and_explained(self) -> None:
         schema = editor_schema(catalog())
         choice = schema["$defs"]["provider"]["properties"]["type"]
-        assert choice["enum"] == ["filesystem", "free", "memory", "vault"]
-        assert len(choice["markdownEnumDescriptions"]) == 4
+        assert choice["enum"] == ["filesystem", "free", "memory", "sqlite", "vault"]
+        assert len(choice["markdownEnumDescriptions"]) == 5
         assert "does as it is told" in choice["markdownEnumDescriptions"][1]
         assert schema["properties"]["defaults"]["properties"]["config"]["properties"].keys() == {
             *choice["enum"]

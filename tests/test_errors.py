@@ -49,6 +49,7 @@ SAMPLES: dict[str, object] = {
     "running": "a.yaml",
     "asked": "b.yaml",
     "tape_id": "t-1",
+    "pid": 4711,
     "tape_ids": ("t-1", "t-2"),
     "mark": Mark("t.jsonl", 1, 1, 1, 1),
     "storage_type": "memory",

@@ -171,7 +171,7 @@ providers:
   b:
     type: memory
     config: {max_byte: 3, max_bytes: no}
-  c: {type: sqlite}
+  c: {type: s3}
   d: {type: memroy}
   e:
     type: filesystem
@@ -212,7 +212,7 @@ providers:
             ("version: 1\ndefaults: {provider: 5}\nproviders: {a: {type: memory}}", ["SC203 2:22"]),
             ("version: 1\ndefaults: {config: {memory: 5}}\nproviders: {a: {type: memory}}", ["SC203 2:29"]),
             ("version: 1\ndefaults: {config: {memroy: {}}}\nproviders: {a: {type: memory}}", ["SC304 2:21"]),
-            ("version: 1\ndefaults: {config: {sqlite: {}}}\nproviders: {a: {type: memory}}", ["SC303 2:21"]),
+            ("version: 1\ndefaults: {config: {s3: {}}}\nproviders: {a: {type: memory}}", ["SC303 2:21"]),
             ("version: 1\nproviders: {a: {type: '${env:T}'}}", ["SC404 2:23"]),
             ("version: 1\nproviders: {a: {type: memory, display_name: '${env:T}'}}", ["SC404 2:45"]),
             ("version: 1\ndefaults: {provider: '${env:T}'}\nproviders: {a: {type: memory}}", ["SC404 2:22"]),
@@ -239,7 +239,7 @@ providers:
 
     def test_a_planned_type_says_so_honestly(self) -> None:
         with pytest.raises(ManifestError, match="is planned, this version does not have it yet"):
-            parse("version: 1\nproviders: {a: {type: sqlite}}")
+            parse("version: 1\nproviders: {a: {type: s3}}")
 
     def test_a_fault_in_the_defaults_is_found_there_once(self) -> None:
         text = "version: 1\ndefaults: {config: {memory: {max_tapes: 0}}}\nproviders: {a: {type: memory}, b: {type: memory}}"

@@ -91,7 +91,7 @@ class TestRegisterBuiltinProviders:
     def test_there_is_one_for_each_type_and_the_filesystem_is_the_default(self) -> None:
         registry = StorageProviderRegistry()
         register_builtin_providers(registry)
-        assert list(registry) == ["filesystem", "memory"]
+        assert list(registry) == ["filesystem", "memory", "sqlite"]
         assert registry.snapshot().default == "filesystem"
         assert all(provider.replaceable for provider in registry.snapshot().values())
 
@@ -140,7 +140,7 @@ class TestInitializeStorage:
     def test_a_manifest_is_applied_and_followed_beside_the_builtins(self, manifest: Path) -> None:
         runtime = initialize_storage()
         assert runtime.registry is STORAGE_REGISTRY
-        assert list(STORAGE_REGISTRY) == ["filesystem", "memory", "scratch"]
+        assert list(STORAGE_REGISTRY) == ["filesystem", "memory", "sqlite", "scratch"]
         assert STORAGE_REGISTRY.snapshot().default == "scratch"
         manifest.write_text(MANIFEST + "# touched\n", encoding="utf-8")
         assert runtime.reload().result == "unchanged"
@@ -204,4 +204,4 @@ class TestInitializeStorage:
     def test_after_the_builtins_were_registered_it_goes_on_from_there(self, manifest: Path) -> None:
         register_builtin_providers()
         initialize_storage()
-        assert list(STORAGE_REGISTRY) == ["filesystem", "memory", "scratch"]
+        assert list(STORAGE_REGISTRY) == ["filesystem", "memory", "sqlite", "scratch"]

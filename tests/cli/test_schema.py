@@ -43,7 +43,7 @@ class TestSchema:
     def test_an_unknown_type_is_answered_with_those_there_are(self, command: Command) -> None:
         done = command("schema", "memry")
         assert (done.returncode, done.stdout) == (1, b"")
-        assert b"(there is: filesystem, memory); did you mean `memory`?" in done.stderr
+        assert b"(there is: filesystem, memory, sqlite); did you mean `memory`?" in done.stderr
 
     def test_a_type_has_no_schema_for_editors_of_its_own(self, command: Command) -> None:
         done = command("schema", "memory", "--editor")

@@ -18,6 +18,7 @@ class TestTypes:
         assert [row.split()[:3] for row in rows] == [
             ["filesystem", "1.0.0", "local_storage"],
             ["memory", "1.0.0", "-"],
+            ["sqlite", "1.0.0", "local_storage,"],
         ]
         assert rows[1].endswith("Tapes in the memory of the process, bounded, for tests")
 

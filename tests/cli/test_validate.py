@@ -47,7 +47,7 @@ class TestAValidManifest:
 
 WRONG = {
     "unknown type": ("type: filesystem", "type: filesistem", "5:11", "SC302"),
-    "a type that is planned": ("type: filesystem", "type: sqlite", "5:11", "SC303"),
+    "a type that is planned": ("type: filesystem", "type: s3", "5:11", "SC303"),
     "unknown key of a provider": ("    type:", "    tpye: x\n    type:", "5:5", "SC201"),
     "unknown key of a config": ("directory:", "directroy:", "6:14", "SC201"),
     "wrong type of value": ("./tapes", "[1]", "6:25", "SC203"),

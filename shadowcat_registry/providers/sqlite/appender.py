@@ -1,0 +1,114 @@
+"""The right to write one tape, and the way in which its lines get into the file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from ...errors import StorageClosedError, StorageError, TransactionError
+from . import segments, upkeep
+from .files import File
+from .index import BATCH_BYTES, BATCH_LINES
+from .segments import End
+
+
+class SqliteAppender:
+    def __init__(
+        self, file: File, logger: logging.Logger, tape_id: str, no: int, end: End, size_bytes: int
+    ) -> None:
+        self._file: Final = file
+        self._logger: Final = logger
+        self._tape_id: Final = tape_id
+        self._no: Final = no
+        self._end = end
+        self._size_bytes = size_bytes
+        self._unsettled = False  # an append was interrupted, and nobody knows whether it is in
+        self._pending_lines = self._pending_bytes = 0
+        self._closed = False
+        # The transaction of the user's that it was opened in, until that one has ended.
+        self._transaction = transaction = file.connections.transaction_here()
+        if transaction is not None:
+            transaction.when_rolled_back(self._release)
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        if not lines:
+            return
+        self._check()
+        file = self._file
+        file.look()
+        size_bytes = sum(map(len, lines))
+        if self._unsettled:
+            self._look_again()
+        rows, end = segments.rows_of(self._no, self._end, lines)
+        self._unsettled = True
+        with file.connections.writing(self._tape_id, grows=size_bytes) as db:
+            segments.insert(db, rows)
+        self._end = end
+        self._size_bytes += size_bytes
+        self._unsettled = False
+        self._pending_lines += len(lines)
+        self._pending_bytes += size_bytes
+        if self._pending_lines >= BATCH_LINES or self._pending_bytes >= BATCH_BYTES:
+            self._index()
+
+    def _look_again(self) -> None:
+        with self._file.connections.reading(self._tape_id) as db:
+            self._end = segments.end_of(db, self._no)
+            self._size_bytes = segments.size_of(db, self._no)
+        self._unsettled = False
+
+    def _index(self) -> None:
+        """What is acknowledged is in the tape; that it cannot be indexed now is no reason to fail."""
+        self._pending_lines = self._pending_bytes = 0
+        if not self._file.is_indexed:
+            return
+        try:
+            upkeep.index_tape(self._file, self._no)
+        except (StorageError, OSError) as error:
+            self._logger.warning("tape %s will be indexed by the next search: %s", self._tape_id, error)
+
+    def _check(self) -> None:
+        """Raises: StorageClosedError, TransactionError: a transaction goes on of which it is no part."""
+        if self._closed:
+            raise StorageClosedError(f"the appender of tape {self._tape_id!r}")
+        mine = self._transaction
+        here = self._file.connections.transaction_here()
+        if mine is not None and mine.state != "open":
+            if mine.state == "rolled back":
+                raise TransactionError(
+                    f"the transaction that opened the recorder of tape {self._tape_id!r} was rolled back"
+                )
+            self._transaction = mine = None
+        if here is not mine:
+            raise TransactionError(
+                f"the recorder of tape {self._tape_id!r} was opened outside of the transaction of this thread"
+                if here is not None
+                else f"tape {self._tape_id!r} is part of the transaction of another thread"
+            )
+
+    def sync(self) -> None:
+        self._file.look()
+        transaction = self._transaction
+        if transaction is not None and transaction.state == "open":
+            transaction.wants_sync = True
+        else:
+            self._file.sync()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._transaction is None or self._transaction.state != "rolled back":
+                if self._unsettled:
+                    self._look_again()
+                self._index()
+                upkeep.settle(self._file, self._no, self._size_bytes)
+        except (StorageError, OSError) as error:  # only what can be derived again is behind now
+            self._logger.warning("tape %s will be settled later: %s", self._tape_id, error)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        self._file.locks.release(self._no)

@@ -1,0 +1,306 @@
+"""The connections to one tapes file: a few, each used by one thread at a time and for moments only.
+
+Readers take any that is idle. Writers take turns within the process, since SQLite lets one write at a time
+and makes the others sleep; between processes its busy timeout does that. A transaction of the user's keeps
+its connection, and the turn, until it ends, and belongs to the thread that began it.
+
+Before a fork all connections are closed, and opened again when they are needed: SQLite keeps its locks in
+tables by file, so that a child which inherits a connection would believe to hold the locks of its parent.
+Where one is in use for longer (a transaction around the fork), the child refuses that file instead.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic
+from typing import Final
+from urllib.parse import quote
+
+from ... import forks
+from ...errors import (
+    RegistryForkedError,
+    StorageClosedError,
+    StorageFullError,
+    StorageUnavailableError,
+    TransactionError,
+)
+from .failures import failure
+
+_IDLE: Final = 4
+"""How many connections are kept for the next user."""
+_FORK_PATIENCE_SECONDS: Final = 2.0
+_LOG_BYTES: Final = 64 * 1024 * 1024
+"""What the write-ahead log keeps of its size when it starts over."""
+
+_haunted: set[Path] = set()
+"""Files that the parent of this process had in use when it was forked; see above."""
+
+
+class Connections:
+    def __init__(self, path: Path, *, busy_timeout_seconds: float, min_free_bytes: int) -> None:
+        self.path: Final = path
+        self._patience_seconds = busy_timeout_seconds
+        self._min_free_bytes = min_free_bytes
+        # Guards all below; nothing but closing an idle connection is done under it.
+        self._guard = threading.Condition(threading.Lock())
+        self._idle: list[sqlite3.Connection] = []
+        self._out: dict[int, tuple[sqlite3.Connection, int]] = {}  # by id: the connection, and its thread
+        self._closed = False
+        self._forked = False
+        self._paused = False
+        self._turn = threading.Lock()
+        self._transaction: Transaction | None = None
+        forks.around(self, Connections._before_fork, Connections._after_fork)
+        forks.in_child(self, Connections._start_anew)
+
+    # -- one connection -------------------------------------------------------------------------
+
+    def _connect(self) -> sqlite3.Connection:
+        if self.path in _haunted:
+            raise RegistryForkedError(
+                f"{self.path} was in use by a transaction when this process was forked; it"
+            )
+        db = sqlite3.connect(
+            f"file:{quote(str(self.path))}?mode=rw",  # one that was removed must not come back empty
+            uri=True,
+            timeout=self._patience_seconds,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            db.execute("PRAGMA foreign_keys = ON")
+            # See `Durability` in the package: what waits for the disk does so outside of SQLite's lock.
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+            db.execute("PRAGMA secure_delete = FAST")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _take(self) -> sqlite3.Connection:
+        with self._guard:
+            while self._paused:
+                self._guard.wait()
+            self._check_open()
+            db = self._idle.pop() if self._idle else None
+            if db is None:
+                db = self._connect()
+            self._out[id(db)] = (db, threading.get_ident())
+            return db
+
+    def _give(self, db: sqlite3.Connection) -> None:
+        with self._guard:
+            del self._out[id(db)]
+            keep = not (self._closed or self._forked) and len(self._idle) < _IDLE
+            if keep:
+                self._idle.append(db)
+            self._guard.notify_all()
+        if not keep and not self._forked:
+            db.close()
+
+    def _check_open(self) -> None:
+        if self._forked:
+            raise RegistryForkedError(f"the storage {self.path}")
+        if self._closed:
+            raise StorageClosedError(f"the storage {self.path}")
+
+    @contextmanager
+    def reading(self, tape_id: str | None = None) -> Iterator[sqlite3.Connection]:
+        """A connection for a moment. In the thread of a transaction it is that one's."""
+        try:
+            if (transaction := self.transaction_here()) is not None:
+                transaction.check_alive()
+                yield transaction.db
+                return
+            db = self._take()
+            try:
+                yield db
+            finally:
+                self._give(db)
+        except (sqlite3.Error, OverflowError) as error:
+            raise failure(error, self.path, tape_id) from error
+
+    @contextmanager
+    def writing(self, tape_id: str | None = None, *, grows: int = 0) -> Iterator[sqlite3.Connection]:
+        """A connection within a write transaction that is committed at the end of the block, or rolled back
+        after an error; in the thread of a transaction of the user's, a part of that one. `grows` is what is
+        going to be added, in bytes: refused where the floor of free space would be broken.
+
+        Raises:
+            StorageFullError, StorageUnavailableError, StorageDamagedError, StorageClosedError.
+        """
+        if grows:
+            self._check_space(grows)
+        try:
+            if (transaction := self.transaction_here()) is not None:
+                with transaction.part() as db:
+                    yield db
+                return
+            with self._writer() as db, committed(db):
+                yield db
+        except (sqlite3.Error, OverflowError) as error:
+            raise failure(error, self.path, tape_id) from error
+
+    @contextmanager
+    def alone(self) -> Iterator[sqlite3.Connection]:
+        """The turn to write, and a connection that is in no transaction: for what SQLite does outside of
+        one. Not in the thread of a transaction."""
+        try:
+            with self._writer() as db:
+                yield db
+        except sqlite3.Error as error:
+            raise failure(error, self.path) from error
+
+    @contextmanager
+    def _writer(self) -> Iterator[sqlite3.Connection]:
+        if not self._turn.acquire(timeout=self._patience_seconds):
+            raise StorageUnavailableError(
+                f"another thread has been writing all the while (`busy_timeout_ms`): {self.path}"
+            )
+        try:
+            db = self._take()
+            try:
+                yield db
+            finally:
+                self._give(db)
+        finally:
+            self._turn.release()
+
+    def _check_space(self, grows: int) -> None:
+        """SQLite maps its index of the log into memory; where no block can be had for that, the system
+        kills the process (SIGBUS). So we never let it come to that."""
+        if not hasattr(os, "statvfs"):
+            return
+        status = os.statvfs(self.path.parent)
+        if status.f_bavail * status.f_frsize - grows < self._min_free_bytes:
+            raise StorageFullError(
+                f"less than {self._min_free_bytes:,} bytes would stay free (`min_free_bytes`): {self.path}"
+            )
+
+    # -- a transaction of the user's ------------------------------------------------------------
+
+    def transaction_here(self) -> Transaction | None:
+        """That of this thread, if it is in one."""
+        transaction = self._transaction
+        if transaction is not None and transaction.thread == threading.get_ident():
+            return transaction
+        return None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Raises: TransactionError: this thread is in one already."""
+        if self.transaction_here() is not None:
+            raise TransactionError("a transaction cannot be begun within another one")
+        try:
+            with self._writer() as db:
+                transaction = Transaction(db)
+                try:
+                    with committed(db):
+                        self._transaction = transaction
+                        try:
+                            yield transaction
+                            transaction.check_alive()
+                        finally:
+                            self._transaction = None
+                    transaction.state = "committed"
+                finally:
+                    if transaction.state != "committed":
+                        transaction.roll_back()
+        except sqlite3.Error as error:
+            raise failure(error, self.path) from error
+
+    # -- the end, and forks ---------------------------------------------------------------------
+
+    def close(self) -> None:
+        """What is in use is closed by its user. Idempotent."""
+        with self._guard:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for db in idle:
+            db.close()
+
+    def _before_fork(self) -> None:
+        me = threading.get_ident()
+        until = monotonic() + _FORK_PATIENCE_SECONDS
+        # Kept until after the fork: nobody can be in the middle of taking a connection then.
+        self._guard.acquire()
+        self._paused = True
+        while any(thread != me for _, thread in self._out.values()) and monotonic() < until:
+            self._guard.wait(until - monotonic())
+        while self._idle:
+            with suppress(sqlite3.Error):
+                self._idle.pop().close()
+
+    def _after_fork(self) -> None:
+        self._paused = False
+        self._guard.notify_all()
+        self._guard.release()
+
+    def _start_anew(self) -> None:
+        """In the child: all of this is the parent's."""
+        if self._out:
+            _haunted.add(self.path)
+            forks.keep([db for db, _ in self._out.values()])
+        self._guard = threading.Condition(threading.Lock())
+        self._turn = threading.Lock()
+        self._paused = False
+        self._forked = True
+
+
+class Transaction:
+    """One of the user's; what works within it and has to know how it ended, keeps it."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db: Final = db
+        self.thread: Final = threading.get_ident()
+        self.state = "open"
+        self.wants_sync = False
+        self._undo: list[Callable[[], None]] = []
+
+    def when_rolled_back(self, undo: Callable[[], None]) -> None:
+        """Call `undo` if it ends without being committed."""
+        self._undo.append(undo)
+
+    def roll_back(self) -> None:
+        self.state = "rolled back"
+        for undo in self._undo:
+            undo()
+
+    def check_alive(self) -> None:
+        """Raises: TransactionError: SQLite has rolled it back already, after a full disk for example."""
+        if self.state == "open" and not self.db.in_transaction:
+            raise TransactionError("the transaction was rolled back, since a part of it failed before")
+
+    @contextmanager
+    def part(self) -> Iterator[sqlite3.Connection]:
+        """One operation: all of it is in the transaction, or, after an error, nothing."""
+        self.check_alive()
+        self.db.execute("SAVEPOINT part")
+        try:
+            yield self.db
+        except BaseException:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK TO part")
+                self.db.execute("RELEASE part")
+            raise
+        self.db.execute("RELEASE part")
+
+
+@contextmanager
+def committed(db: sqlite3.Connection) -> Iterator[None]:
+    """A write transaction around the block. IMMEDIATE: one that begins as a reader cannot wait its turn."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        if db.in_transaction:
+            db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
