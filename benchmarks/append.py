@@ -19,7 +19,7 @@ from typing import Any
 from shadowcat_registry.providers.filesystem import FilesystemBackend
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tape import Direction
-from shadowcat_registry.use import Source
+from shadowcat_registry.use import Source, Use
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 7
@@ -44,18 +44,9 @@ def load_frames() -> tuple[str, list[Frame]]:
     return source, (frames * (FRAMES // len(frames) + 1))[:FRAMES]
 
 
-class _FreeLease:
-    """Of no registry: nobody counts it."""
-
-    def release(self) -> None: ...
-
-    def is_superseded(self) -> bool:
-        return False
-
-
 def open_storage(directory: Path) -> TapeStorage:
     backend = FilesystemBackend(directory, logging.getLogger("benchmark"))
-    return TapeStorage(Source.of(backend, "benchmark"), _FreeLease())
+    return TapeStorage(Use(Source.of(backend, "benchmark")))
 
 
 def record(directory: Path, frames: list[Frame], *, batch: int = 1) -> float:

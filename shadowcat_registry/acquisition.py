@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -21,9 +22,10 @@ from .generations import FALLBACK_DEFAULT, Generations
 from .leases import Caller, Lease, Opening, caller
 from .metadata import Config
 from .snapshot import Provider
-from .staging import find_staged, is_anything_staged
+from .staging import find_staged, what_is_staged
 from .storage import TapeStorage
 from .translation import translate
+from .use import Source
 
 if TYPE_CHECKING:
     from .aio import LoopThread
@@ -46,7 +48,6 @@ class Acquisition:
         self._owner = owner
         self._generations = generations
         self._openings = generations.openings
-        self._note_dropped = generations.openings.note_dropped
         self._base_directory = base_directory
         # Guards what follows; nothing is called under it.
         self._loop_lock = threading.Lock()
@@ -55,10 +56,10 @@ class Acquisition:
     # ------------------------------------------------------------------ one more on what is open
 
     def open_again(self, name: str | None, who: Caller) -> TapeStorage | None:
-        """What `open_shared` does for what is open, without waiting for anybody; None: that is not possible.
-        Spelt out, since nearly every handle comes this way."""
+        """What `open_shared` does for what is open; None: that is not possible. Spelt out, since nearly every
+        handle comes this way."""
         generations, openings = self._generations, self._openings
-        if openings.dropped or is_anything_staged() or generations.lock.locked():
+        if openings.dropped or what_is_staged():
             return None
         snapshot = generations.snapshot
         provider = snapshot.providers.get(name if name is not None else snapshot.default or FALLBACK_DEFAULT)
@@ -68,54 +69,55 @@ class Acquisition:
         opening = live.shared
         if opening is None or opening.source is None:
             return None
-        lease = Lease(opening, who, None, name is None)
-        lease.released = True  # until it counts
-        # The handle is there before its lease counts: if a signal's handler raises anywhere from here on,
-        # the lease goes with the handle.
-        storage = TapeStorage(opening.source, lease, live.number, None, self._note_dropped)
-        lease.use = storage.use
-        with generations.lock:  # held for moments; not `acquire`, behind which such a handler could strike
+        lease = Lease(opening, generations.lock, who, None, name is None)
+        storage = TapeStorage(lease, openings.note_dropped)  # before its lease counts, as in `Openings.lease`
+        with generations.lock:  # held for moments; not `acquire`, behind which a signal's handler could raise
             if live.shared is not opening or live.superseded:
                 return None
             opening.leases[lease] = None
-            opening.uses += 1
-            lease.released = False
         return storage
 
     # ------------------------------------------------------------------ everything else
 
     def open_shared(self, name: str | None, who: Caller) -> TapeStorage:
         """As `StorageProviderRegistry.open_storage`."""
-        return self._handle(self._acquire_shared(name, who))
+        return self._open_shared(name, who, awaited=False)
 
     async def aopen_shared(self, name: str | None, who: Caller) -> TapeStorage:
-        storage = self.open_again(name, who)
-        if storage is not None:
+        # Without waiting for anybody, not even for moments: this is a loop.
+        if not self._generations.lock.locked() and (storage := self.open_again(name, who)) is not None:
             return storage
-        return await self._awaited(partial(self._acquire_shared, name, who, awaited=True))
+        return await self._awaited(partial(self._open_shared, name, who, awaited=True))
 
     def create(self, name: str, config: Config | None, instance_id: str | None, who: Caller) -> TapeStorage:
         """As `StorageProviderRegistry.create_storage`."""
-        return self._handle(self._acquire_own(name, config, instance_id, who))
+        return self._create(name, config, instance_id, who, awaited=False)
 
     async def acreate(
         self, name: str, config: Config | None, instance_id: str | None, who: Caller
     ) -> TapeStorage:
-        return await self._awaited(partial(self._acquire_own, name, config, instance_id, who, awaited=True))
+        return await self._awaited(partial(self._create, name, config, instance_id, who, awaited=True))
 
     def find_instance(self, instance_id: str, who: Caller) -> TapeStorage:
         """As `StorageProviderRegistry.find_instance`."""
-        return self._handle(self._acquire_instance(instance_id, who))
+        self._openings.drain()
+        generations = self._generations
+        with generations.lock:
+            opening = self._openings.find_instance(instance_id)
+            if opening is None:
+                raise InstanceNotFoundError(instance_id)
+            declared = generations.snapshot.get(opening.revision.provider)
+            if declared is not None and declared.state == "retiring":
+                raise ProviderRetiringError(declared.name, generations.snapshot.default)
+            storage = self._openings.lease(opening, who)
+        return self._waited(storage)
 
     async def afind_instance(self, instance_id: str, who: Caller) -> TapeStorage:
-        return await self._awaited(partial(self._acquire_instance, instance_id, who))
+        return await self._awaited(partial(self.find_instance, instance_id, who))
 
     def warm(self, provider: Provider) -> None:
         """Open the shared backend of a provider, without a lease."""
-        with self._generations.lock:
-            opening, lease, mine = self._lease_shared(provider, caller("reload"))
-        self._ensure_open(provider, opening, lease, mine=mine)
-        self._openings.release(lease)
+        self._open(lambda: provider, caller("reload"), of_default=False, awaited=False).close()
 
     def health(self, provider: Provider) -> str:
         """As `StorageProviderRegistry.health`."""
@@ -166,46 +168,60 @@ class Acquisition:
 
     # ------------------------------------------------------------------ inside
 
-    def _acquire_shared(self, name: str | None, who: Caller, *, awaited: bool = False) -> Lease:
+    def _open_shared(self, name: str | None, who: Caller, *, awaited: bool) -> TapeStorage:
         self._openings.drain()
-        with self._generations.lock:
-            provider = self._usable(name)
-            opening, lease, mine = self._lease_shared(provider, who, of_default=name is None)
-        self._ensure_open(provider, opening, lease, mine=mine, awaited=awaited)
-        return lease
+        return self._open(partial(self._usable, name), who, of_default=name is None, awaited=awaited)
 
-    def _acquire_own(
-        self,
-        name: str,
-        config: Config | None,
-        instance_id: str | None,
-        who: Caller,
-        *,
-        awaited: bool = False,
-    ) -> Lease:
-        self._openings.drain()
-        with self._generations.lock:
-            provider = self._usable(name)
-            if instance_id is not None:
-                self._openings.check_instance(instance_id)
-            opening = self._openings.begin(provider.live, shared=False)
-            lease = self._openings.add_lease(opening, who, instance_id)
-        self._construct(provider, opening, config, awaited=awaited)
-        return lease
+    def _open(
+        self, find: Callable[[], Provider], who: Caller, *, of_default: bool, awaited: bool
+    ) -> TapeStorage:
+        mine: list[Opening] = []
+        with self._giving_up(mine):
+            with self._generations.lock:
+                provider = find()
+                opening = provider.live.shared
+                if opening is None:
+                    opening = self._openings.begin(provider.live, shared=True)
+                    mine.append(opening)
+                storage = self._openings.lease(opening, who, of_default=of_default)
+            if mine:
+                self._construct(provider, opening, None, awaited=awaited)
+        return self._waited(storage)
 
-    def _acquire_instance(self, instance_id: str, who: Caller) -> Lease:
+    def _create(
+        self, name: str, config: Config | None, instance_id: str | None, who: Caller, *, awaited: bool
+    ) -> TapeStorage:
         self._openings.drain()
-        generations = self._generations
-        with generations.lock:
-            opening = self._openings.find_instance(instance_id)
-            if opening is None:
-                raise InstanceNotFoundError(instance_id)
-            declared = generations.snapshot.get(opening.revision.provider)
-            if declared is not None and declared.state == "retiring":
-                raise ProviderRetiringError(declared.name, generations.snapshot.default)
-            lease = self._openings.add_lease(opening, who)
-        self._openings.wait(opening, lease)
-        return lease
+        mine: list[Opening] = []
+        with self._giving_up(mine):
+            with self._generations.lock:
+                provider = self._usable(name)
+                if instance_id is not None:
+                    self._openings.check_instance(instance_id)
+                opening = self._openings.begin(provider.live, shared=False)
+                mine.append(opening)
+                storage = self._openings.lease(opening, who, instance_id)
+            self._construct(provider, opening, config, awaited=awaited)
+        return self._waited(storage)
+
+    @contextmanager
+    def _giving_up(self, mine: list[Opening]) -> Iterator[None]:
+        """Whoever has to construct something and is interrupted before that begins, or at its very end,
+        leaves nobody waiting."""
+        try:
+            yield
+        except BaseException as error:
+            for opening in mine:
+                self._openings.give_up(opening, error)
+            raise
+
+    def _waited(self, storage: TapeStorage) -> TapeStorage:
+        """The handle, when what it is a lease on is open."""
+        lease = cast(Lease, storage.use)
+        if lease.opening.source is None:
+            self._openings.wait(lease)
+        lease.source = cast(Source, lease.opening.source)
+        return storage
 
     def _usable(self, name: str | None) -> Provider:
         """Under the lock: the provider to lease from."""
@@ -217,32 +233,13 @@ class Acquisition:
             raise ProviderNotFoundError(name, tuple(generations.snapshot))
         return provider
 
-    async def _awaited(self, acquire: Callable[[], Lease]) -> TapeStorage:
+    async def _awaited(self, acquire: Callable[[], TapeStorage]) -> TapeStorage:
         from .aio import off_loop
 
-        # The handle is made there, not here: a lease that gets lost with a loop that is closed goes with it.
-        return await off_loop(lambda: self._handle(acquire()), self._give_back_unused)
+        return await off_loop(acquire, self._give_back_unused)
 
     def _give_back_unused(self, storage: TapeStorage) -> None:
-        self._openings.release(cast(Lease, storage.use.lease), unused=True)
-
-    def _lease_shared(
-        self, provider: Provider, who: Caller, *, of_default: bool = False
-    ) -> tuple[Opening, Lease, bool]:
-        """Under the lock: a lease on the shared backend, and whether the caller has to construct that."""
-        opening = provider.live.shared
-        mine = opening is None
-        if opening is None:
-            opening = self._openings.begin(provider.live, shared=True)
-        return opening, self._openings.add_lease(opening, who, of_default=of_default), mine
-
-    def _ensure_open(
-        self, provider: Provider, opening: Opening, lease: Lease, *, mine: bool, awaited: bool = False
-    ) -> None:
-        if mine:
-            self._construct(provider, opening, None, awaited=awaited)
-        elif opening.source is None:
-            self._openings.wait(opening, lease)
+        self._openings.release(cast(Lease, storage.use), unused=True)
 
     def _construct(self, provider: Provider, opening: Opening, over: Config | None, *, awaited: bool) -> None:
         factory: Any = provider.factory
@@ -264,14 +261,6 @@ class Acquisition:
 
         close_at_exit(self._owner)
         self._openings.construct(opening, create, provider.metadata.capabilities)
-
-    def _handle(self, lease: Lease) -> TapeStorage:
-        opening = lease.opening
-        source: Any = opening.source  # it is open: there is a lease
-        number = opening.revision.number
-        storage = TapeStorage(source, lease, number, lease.instance_id, self._note_dropped)
-        lease.use = storage.use
-        return storage
 
 
 class _Context:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from .metadata import Holder
+from .use import OPEN, Use
 
 if TYPE_CHECKING:
     from .backend import TapeStorageBackend
     from .storage import TapeStorage
-    from .use import Source, Use
+    from .use import Source
 
 Caller: TypeAlias = tuple[CodeType | str, int, threading.Thread]
 """Who acquires something: code and the offset in its instructions, or just words; and the thread. Cheap
@@ -26,6 +29,16 @@ to take; it becomes a text when somebody asks."""
 
 _OURS: Final = f"{__package__}."
 _OUTSIDE: Final = f"{__package__}.cli."
+
+
+class _Here(threading.local):
+    """A quicker `current_thread()`."""
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
+
+
+_here: Final = _Here()
 
 
 def find_caller() -> Caller:
@@ -38,14 +51,14 @@ def find_caller() -> Caller:
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if not module.startswith(_OURS) or module.startswith(_OUTSIDE):
-            return frame.f_code, frame.f_lasti, threading.current_thread()
+            return frame.f_code, frame.f_lasti, _here.thread
         frame = frame.f_back
     return caller("unknown")
 
 
 def caller(words: str) -> Caller:
     """This thread, at a place that is no line of a program."""
-    return words, 0, threading.current_thread()
+    return words, 0, _here.thread
 
 
 def _line_of(code: CodeType, offset: int) -> int:
@@ -85,8 +98,8 @@ class Opening:
     owner: LeaseOwner | None = None
     source: Source | None = None
     """Once it is open."""
-    uses: int = 0
-    """How many leases were given out, without those that nobody has had any use of."""
+    used: bool = False
+    """A lease on it was given back by somebody who had it, and not only for somebody who had gone."""
     dependencies: list[TapeStorage] = field(default_factory=list)
     """Storages that the factory opened for it; closed after it, in reverse."""
     constructed: threading.Event = field(default_factory=threading.Event)
@@ -100,6 +113,9 @@ class Opening:
     is_late: bool = False
     """Its `close()` takes so long that this has been said."""
 
+    is_taken: bool = False
+    """Somebody is at its `close()`. Without this, nobody ever came to it, although it is closing."""
+
     @property
     def closing(self) -> bool:
         return self.closing_since is not None
@@ -108,42 +124,85 @@ class Opening:
     def backend(self) -> TapeStorageBackend | None:
         return self.source.backend if self.source is not None else None
 
-    @property
-    def ends_with_last_lease(self) -> bool:
-        return not self.shared or self.revision.superseded
+    def mark_closing(self) -> None:
+        """The caller now has to close it."""
+        if self.closing_since is None:
+            self.closing_since = monotonic()
+        if self.revision.shared is self:
+            self.revision.shared = None
 
 
 class LeaseOwner(Protocol):
-    """Who counts leases; called without the lock."""
+    """Who counts leases."""
 
-    def release(self, lease: Lease) -> None: ...
+    def close(self, opening: Opening) -> object:
+        """Without the lock."""
+
+    def pass_on_instance(self, lease: Lease) -> None:
+        """Locked."""
 
     def is_default(self, provider: str) -> bool: ...
 
 
-class Lease:
-    """One use of a provider; it counts from before the construction until after the close."""
+class Lease(Use):
+    """One use of a provider, and what its handle works with. It counts while it is one of its opening's
+    leases: from before the construction until after the close."""
 
-    __slots__ = ("caller", "instance_id", "of_default", "opening", "released", "since", "use")
+    __slots__ = ("caller", "of_default", "opening", "since")
 
     def __init__(
-        self, opening: Opening, caller: Caller, instance_id: str | None = None, of_default: bool = False
+        self,
+        opening: Opening,
+        lock: threading.Lock,
+        caller: Caller,
+        instance_id: str | None = None,
+        of_default: bool = False,
     ) -> None:
+        # All in one frame: nearly every handle comes with one of these, and there are many handles.
         self.opening = opening
+        if (source := opening.source) is not None:  # else it gets it later, before anybody has the handle
+            self.source = source
+        self.lock = lock
         self.caller = caller
         self.instance_id = instance_id
         self.of_default = of_default
         """Acquired as "the default", whatever its name was."""
-        self.released = False
         self.since = monotonic()
-        self.use: Use | None = None
-        """Of the handle that has this lease, as long as that is neither closed nor known to be dropped.
-        Written without the lock, by whoever makes the handle, before anybody else has it."""
+        self.beginning = self.tapes = ()
+        self.state = OPEN
+        self.guard = None
 
-    def release(self) -> None:
-        """Without the lock."""
-        if (owner := self.opening.owner) is not None:
-            owner.release(self)
+    @property
+    def is_counted(self) -> bool:
+        return self in self.opening.leases
+
+    def leave(self, *, unused: bool = False) -> Callable[[], object] | None:
+        """Locked: it counts no more, except for the last one of what ends with it: that counts until what is
+        returned has closed it. `unused`: nobody has ever had it."""
+        self.guard = None
+        opening = self.opening
+        if not unused:
+            opening.used = True
+        leases = opening.leases
+        if self not in leases:  # somebody has closed the registry meanwhile
+            return None
+        if (
+            len(leases) == 1
+            and (not opening.shared or opening.revision.superseded or not opening.used)
+            and opening.source is not None
+            and not opening.is_taken
+            and opening.owner is not None
+        ):
+            opening.mark_closing()
+            return partial(opening.owner.close, opening)
+        del leases[self]
+        if self.instance_id is not None and opening.owner is not None:
+            opening.owner.pass_on_instance(self)
+        return None
+
+    @property
+    def revision(self) -> int:
+        return self.opening.revision.number
 
     def is_superseded(self) -> bool:
         """Readable without the lock: a newer revision, another default or a removal waits for this lease."""

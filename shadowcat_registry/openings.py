@@ -34,7 +34,7 @@ from .leases import Caller, Lease, Opening, Revision
 from .metadata import Holder, ProviderCapability, Unclosed
 from .storage import TapeStorage
 from .translation import translate
-from .use import Source, Use
+from .use import Guard, Source
 
 CLOSE_PATIENCE_SECONDS: Final = 5.0
 """How long anybody waits for the `close()` of a backend that is not his own."""
@@ -75,8 +75,10 @@ class Openings:
         self._revisions: dict[str, tuple[Revision, ...]] = {}
         self._opened: dict[Opening, None] = {}
         self._instances: dict[str, Lease] = {}
-        # Handles that were dropped unclosed. Written by the collector, which may run under any lock.
-        self.dropped: deque[Use] = deque()
+        # Of handles that were dropped unclosed. Written by the collector, which may run under any lock; and
+        # not by code of ours, so that nothing else can ever happen there, not even a signal.
+        self.dropped: deque[Guard] = deque()
+        self.note_dropped = self.dropped.append
 
     def start_anew(self, lock: threading.Lock) -> None:
         """In a forked child: what was open is the parent's, is left alone for ever, and refuses its users."""
@@ -84,11 +86,11 @@ class Openings:
             opening for revisions in self._revisions.values() for r in revisions for opening in r.openings
         ]
         for lease in (lease for opening in opened for lease in opening.leases):
-            if lease.use is not None:
-                lease.use.mark_forked()
+            lease.mark_forked()
         forks.keep((self._revisions, self._opened, self.dropped))
         self._lock = lock
         self._revisions, self._opened, self._instances, self.dropped = {}, {}, {}, deque()
+        self.note_dropped = self.dropped.append
 
     # ------------------------------------------------------------------ counting
 
@@ -119,7 +121,7 @@ class Openings:
     # ------------------------------------------------------------------ opening
 
     def begin(self, revision: Revision, *, shared: bool) -> Opening:
-        """Locked: a construction, which the caller now has to carry out with `construct`.
+        """Locked: what the caller now has to `lease`, and then to `construct`.
 
         Raises:
             DependencyCycleError: this thread is constructing from the same revision already.
@@ -128,29 +130,32 @@ class Openings:
         for start, constructing in enumerate(chain):
             if constructing.revision is revision:
                 raise DependencyCycleError([*(o.revision.provider for o in chain[start:]), revision.provider])
-        opening = Opening(revision, shared, owner=self)
-        revision.openings[opening] = None
         self.adopt(revision)
-        if shared:
-            revision.shared = opening
-        return opening
+        return Opening(revision, shared, owner=self)
 
-    def add_lease(
+    def lease(
         self, opening: Opening, caller: Caller, instance_id: str | None = None, *, of_default: bool = False
-    ) -> Lease:
-        """Locked: from here on, the provider is in use.
+    ) -> TapeStorage:
+        """Locked: a handle whose lease counts: from here on, the provider is in use. An opening that is new
+        is seen from here on, too.
 
         Raises:
             InstanceExistsError: the instance id is live already.
         """
         if instance_id is not None:
             self.check_instance(instance_id)
-        lease = Lease(opening, caller, instance_id, of_default)
+        lease = Lease(opening, self._lock, caller, instance_id, of_default)
+        # The handle is there before its lease counts: wherever a signal's handler raises from here on, the
+        # lease goes with the handle. And nothing is called from here on, so that none raises in between.
+        storage = TapeStorage(lease, self.note_dropped)
+        revision = opening.revision
+        revision.openings[opening] = None
+        if opening.shared:
+            revision.shared = opening
         opening.leases[lease] = None
-        opening.uses += 1
         if instance_id is not None:
             self._instances[instance_id] = lease
-        return lease
+        return storage
 
     def check_instance(self, instance_id: str) -> None:
         """Locked.
@@ -180,22 +185,21 @@ class Openings:
         name = opening.revision.provider
         chain = _construction_chain()
         token = _constructing.set((*chain, opening))
-        if chain:
-            chain[-1].waits_for = opening
+        made: TapeStorageBackend | None = None
         try:
-            made: TapeStorageBackend | None = create()
+            if chain:
+                chain[-1].waits_for = opening
+            made = create()
             if made is None:  # a forgotten `return`, in code that nobody checks types of
                 raise CreationFailedError(name, "its factory returned no backend")
-            source = _source_or_closed(made, name, capabilities)
+            source = Source.of(made, name, capabilities)
+            with self._lock:
+                self._opened[opening] = None
+                opening.source = source
+            opening.constructed.set()
         except BaseException as error:
             failure = _failure(name, error)
-            with self._lock:
-                opening.error = failure
-            try:
-                self._close_dependencies(opening)
-            finally:
-                self._end(opening)
-                opening.constructed.set()
+            self.give_up(opening, failure, made)
             if failure is error:
                 raise
             raise failure from error
@@ -203,10 +207,27 @@ class Openings:
             _constructing.reset(token)
             if chain:
                 chain[-1].waits_for = None
-        with self._lock:
-            opening.source = source
-            self._opened[opening] = None
-        opening.constructed.set()
+
+    def give_up(
+        self, opening: Opening, failure: BaseException, made: TapeStorageBackend | None = None
+    ) -> None:
+        """Nobody waits for this construction any more, whatever has become of it. `made` is closed, unless
+        the construction was complete: then that stands."""
+        try:
+            with self._lock:
+                if opening.source is not None:
+                    return
+                opening.error = failure
+            if made is not None:
+                try:
+                    made.close()
+                except Exception:
+                    _logger.exception("closing a backend that could not be used failed")
+            self._close_dependencies(opening)
+        finally:
+            if opening.source is None:
+                self._end(opening)
+            opening.constructed.set()
 
     def add_dependency(self, opening: Opening, storage: TapeStorage) -> None:
         """Give `storage` back when `opening` is closed.
@@ -222,14 +243,15 @@ class Openings:
             storage.close()
             raise StorageClosedError(f"the storage of provider {opening.revision.provider!r}")
 
-    def wait(self, opening: Opening, lease: Lease) -> None:
-        """Until somebody else has constructed `opening`; gives `lease` back on any failure.
+    def wait(self, lease: Lease) -> None:
+        """Until somebody else has constructed what this is a lease on; gives it back on any failure.
 
         Raises:
             DependencyCycleError: that construction waits, over whatever threads, for one of this thread's.
             ConstructionTimeoutError: it takes too long.
             CreationFailedError: it failed.
         """
+        opening = lease.opening
         chain = _construction_chain()
         try:
             if chain:
@@ -258,41 +280,25 @@ class Openings:
 
         `unused`: nobody has ever had it. A storage of which all leases were such is closed, not kept.
         """
-        opening = lease.opening
         with self._lock:
-            if lease.released:
-                return
-            lease.released = True
-            lease.use = None
-            if unused:
-                opening.uses -= 1
-            last = (
-                len(opening.leases) == 1
-                and (not opening.shared or opening.revision.superseded or not opening.uses)
-                and opening.source is not None
-                and opening.closing_since is None
-            )
-            if last:
-                self._mark_closing(opening)
-            elif lease.instance_id is not None:
-                self._drop_lease(lease)
-            else:
-                opening.leases.pop(lease, None)
-        if last:
-            self.close(opening)
-
-    def note_dropped(self, use: Use) -> None:
-        """Runs in the collector, perhaps under our own lock: nothing else may ever happen here."""
-        if not use.state:  # every handle comes here, the closed ones too
-            self.dropped.append(use)
+            rest = lease.leave(unused=unused)
+        if rest is not None:
+            rest()
 
     def sweep(self) -> None:
-        """Release what was dropped unclosed, with a warning for each, and say whose `close()` hangs."""
+        """Release what was dropped unclosed, with a warning for each, and say whose `close()` hangs. What
+        somebody had to close who was interrupted before he came to it, is closed now."""
         self.drain()
+        left: list[Opening] = []
         for opening in self._opened.copy():
             since = opening.closing_since
-            if since is not None and monotonic() - since > CLOSE_PATIENCE_SECONDS and not opening.is_late:
+            if since is None or monotonic() - since < CLOSE_PATIENCE_SECONDS:
+                continue
+            if not opening.is_taken:
+                left.append(opening)
+            elif not opening.is_late:
                 self._is_late(opening, monotonic() - since)
+        self.close_each(left, CLOSE_PATIENCE_SECONDS)
 
     def drain(self, timeout_seconds: float = CLOSE_PATIENCE_SECONDS) -> None:
         """The part of `sweep` that every operation does first."""
@@ -307,14 +313,14 @@ class Openings:
         opening = revision.shared
         if opening is None or opening.leases or opening.closing:
             return None
-        self._mark_closing(opening)
+        opening.mark_closing()
         return opening
 
     def take_all(self) -> list[Opening]:
         """Locked: everything that is open, in the order of opening; the caller now has to close it."""
-        openings = [opening for opening in self._opened if not opening.closing]
+        openings = [opening for opening in self._opened if not opening.is_taken]
         for opening in openings:
-            self._mark_closing(opening)
+            opening.mark_closing()
         for name, revisions in tuple(self._revisions.items()):
             for revision in revisions:
                 revision.superseded = True
@@ -326,7 +332,12 @@ class Openings:
         return tuple(self._revisions)
 
     def close(self, opening: Opening) -> Unclosed | None:
-        """Close a backend that was taken to be closed; a failure is logged, returned, and changes nothing."""
+        """Close a backend that was marked as closing, if nobody else is at it. A failure is logged, returned,
+        and changes nothing."""
+        with self._lock:
+            if opening.is_taken:
+                return None
+            opening.is_taken = True
         revision = opening.revision
         began = monotonic()
         failed: Unclosed | None = None
@@ -367,20 +378,25 @@ class Openings:
     # ------------------------------------------------------------------ inside
 
     def _end_dropped(self, timeout_seconds: float) -> None:
-        dropped: list[Use] = []
+        leases: list[Lease] = []
         try:
             while True:
-                dropped.append(self.dropped.popleft())
+                leases.append(cast(Lease, self.dropped.popleft().use))
         except IndexError:  # another thread may be at it too
             pass
-        # Unless somebody closed the registry in the meantime.
-        dropped = [use for use in dropped if not cast(Lease, use.lease).released]
-        leases = [cast(Lease, use.lease) for use in dropped]
-        late = call_each([use.end for use in dropped], timeout_seconds)
-        for lease, seconds in zip(leases, late, strict=True):
+        # Unless its registry was closed in the meantime, or it never came to count.
+        leases = [lease for lease in leases if lease.is_counted]
+        unclosed = [lease.is_open for lease in leases]
+        late = call_each([partial(self._end_lease, lease) for lease in leases], timeout_seconds)
+        for lease, was_open, seconds in zip(leases, unclosed, late, strict=True):
             if seconds is not None:
                 self._is_late(lease.opening, seconds)
-            _Warning(lease)
+            if was_open:  # else its `close()` was interrupted
+                _Warning(lease)
+
+    def _end_lease(self, lease: Lease) -> None:
+        lease.end()
+        self.release(lease)  # if an interrupted `close()` came no further than to say that it is closed
 
     @staticmethod
     def _is_late(opening: Opening, seconds: float) -> Unclosed:
@@ -390,37 +406,29 @@ class Openings:
         _logger.warning("the storage of %s", unclosed)
         return unclosed
 
-    @staticmethod
-    def _mark_closing(opening: Opening) -> None:
-        """Locked."""
-        if opening.closing_since is None:
-            opening.closing_since = monotonic()
-        if opening.revision.shared is opening:
-            opening.revision.shared = None
-
-    def _drop_lease(self, lease: Lease) -> None:
-        """Locked."""
-        lease.opening.leases.pop(lease, None)
-        if lease.instance_id is not None and self._instances.get(lease.instance_id) is lease:
-            # The id lives as long as the storage does: another lease on it carries it on.
-            heir = next(iter(lease.opening.leases), None)
-            if heir is None:
-                del self._instances[lease.instance_id]
-            else:
-                heir.instance_id = lease.instance_id
-                self._instances[lease.instance_id] = heir
+    def pass_on_instance(self, lease: Lease) -> None:
+        """Locked: this lease has gone. Its id lives as long as the storage does: another carries it on."""
+        instance_id = lease.instance_id
+        if instance_id is None or self._instances.get(instance_id) is not lease:
+            return
+        heir = next(iter(lease.opening.leases), None)
+        if heir is None:
+            del self._instances[instance_id]
+        else:
+            heir.instance_id = instance_id
+            self._instances[instance_id] = heir
 
     def _end(self, opening: Opening) -> None:
         """The opening is over: nothing counts for it any more."""
         name = opening.revision.provider
         with self._lock:
-            self._mark_closing(opening)
+            opening.mark_closing()
             opening.revision.openings.pop(opening, None)
             self._opened.pop(opening, None)
             for lease in tuple(opening.leases):
-                lease.released = True
-                lease.use = None
-                self._drop_lease(lease)
+                lease.guard = None
+                del opening.leases[lease]
+                self.pass_on_instance(lease)
             left = self._settle(name)
         if left:
             self._tell_left(name)
@@ -454,19 +462,6 @@ class _Warning:
             f"it was acquired at {lease.acquired_at} in thread {lease.caller[2].name}"
         )
         warnings.warn_explicit(text, ResourceWarning, file, max(line, 1))
-
-
-def _source_or_closed(
-    backend: TapeStorageBackend, provider: str, claimed: frozenset[ProviderCapability]
-) -> Source:
-    try:
-        return Source.of(backend, provider, claimed)
-    except BaseException:
-        try:
-            backend.close()
-        except Exception:
-            _logger.exception("closing a backend that does not say what it is failed")
-        raise
 
 
 def _failure(provider: str, error: BaseException) -> BaseException:

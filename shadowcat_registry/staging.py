@@ -32,6 +32,8 @@ InitHook = Callable[[str], object]
 _staged: Final[ContextVar[tuple[tuple[object, Mapping[str, Provider]], ...]]] = ContextVar(
     "staged", default=()
 )
+what_is_staged: Final = _staged.get
+"""Here, in any registry; empty, nearly always."""
 
 
 def make_provider(
@@ -89,11 +91,6 @@ def staging(registry: object, providers: Iterable[Provider]) -> Iterator[None]:
     finally:
         _staged.reset(token)
         staged.clear()  # a context that was copied inside the block may outlive it
-
-
-def is_anything_staged() -> bool:
-    """Here, in any registry."""
-    return bool(_staged.get())
 
 
 def find_staged(registry: object, name: str) -> Provider | None:

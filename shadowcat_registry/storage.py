@@ -1,7 +1,7 @@
 """What the embedder holds: a leased handle on a backend, which gives out recorders and readers.
 
 What is common to all storages is done here, once: ids, closed handles, capabilities, and that every foreign
-exception is translated. Knows no registry (its lease is given back by a callback) and no kind of storage.
+exception is translated. Knows no registry (what it has to give back, its `Use` does) and no kind of storage.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .tape import (
     parse_init_line,
 )
 from .translation import translated
-from .use import CLOSED, FORKED, OPEN, RELEASED, HandleLease, Source, Use
+from .use import CLOSED, FORKED, OPEN, RELEASED, Guard, Use
 
 _T = TypeVar("_T")
 
@@ -41,28 +41,23 @@ class TapeStorage(AwaitedReads):
     The backend is not closed here: whoever counts the leases knows whether this was the last one.
     """
 
-    __slots__ = ("__weakref__", "_backend", "instance_id", "revision", "use")
+    __slots__ = ("__weakref__", "use")
 
-    def __init__(
-        self,
-        source: Source,
-        lease: HandleLease,
-        revision: int = 1,
-        instance_id: str | None = None,
-        tell_dropped: Callable[[Use], object] | None = None,
-    ) -> None:
-        """`tell_dropped(use)` is called when the handle is dropped, closed or not. It runs wherever the
-        collector runs, perhaps under some lock: all it may do is to put aside what is not closed.
-        `use.end()` later does what the handle would have done."""
-        self._backend = source.backend
-        self.revision: Final = revision
-        self.instance_id: Final = instance_id
-        self.use = use = Use(self, tell_dropped)
-        use.source = source
-        use.lease = lease
-        use.lock = source.lock
-        use.beginning = use.tapes = ()
-        use.state = OPEN
+    def __init__(self, use: Use, tell_dropped: Callable[[Guard], object] | None = None) -> None:
+        """`tell_dropped(guard)` is called when the handle is dropped unclosed. It runs wherever the collector
+        runs, perhaps under some lock: all it may do is to put that aside. `guard.use.end()` later does what
+        the handle would have done."""
+        self.use: Final = use
+        use.guard = guard = Guard(self, tell_dropped)
+        guard.use = use
+
+    @property
+    def revision(self) -> int:
+        return self.use.revision
+
+    @property
+    def instance_id(self) -> str | None:
+        return self.use.instance_id
 
     @property
     def provider(self) -> str:
@@ -93,7 +88,7 @@ class TapeStorage(AwaitedReads):
     @property
     def superseded(self) -> bool:
         """A newer revision, another default or a removal waits for this lease."""
-        return self.use.lease.is_superseded()
+        return self.use.is_superseded()
 
     @property
     def closed(self) -> bool:
@@ -242,7 +237,7 @@ class TapeStorage(AwaitedReads):
         if limit is not None and limit < 0:
             raise ValueError(f"limit is at least 0, not {limit}")
         lines: Iterator[bytes] = self._call("read", tape_id, after_seq)
-        if raw and hasattr(self._backend, "torn"):
+        if raw and hasattr(self.use.source.backend, "torn"):
             lines = self._with_torn(lines, tape_id)
         return self._lines(lines, limit)
 
@@ -370,8 +365,10 @@ class TapeStorage(AwaitedReads):
                 return  # or it is left as soon as its last tape has ended
             if use.beginning or use.tapes:
                 use.check_idle()
+            rest = use.leave()
             use.state = RELEASED
-        use.lease.release()
+        if rest is not None:
+            rest()
 
     def __enter__(self) -> Self:
         self._check_open()

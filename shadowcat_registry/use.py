@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from .backend import UNSYNCED, Durability, TapeStorageBackend
 from .errors import MetadataConflictError, RecorderOpenError, RegistryError, UnsupportedCapabilityError
@@ -37,8 +37,6 @@ class Source:
     """As the backend said once, like the two below: a handle is made without calling it."""
     capabilities: frozenset[ProviderCapability] = frozenset()
     durability: Durability = UNSYNCED
-    # Guards what is open and what is closed on each handle; see there. One for all: it is held for moments.
-    lock: threading.Lock = field(default_factory=lambda: threading.Lock())  # as patched, where a test does
 
     @classmethod
     def of(
@@ -58,36 +56,60 @@ class Source:
         return cls(backend, provider, type_of(backend), capabilities, durability)
 
 
-class HandleLease(Protocol):
-    """What a handle has to give back."""
-
-    def release(self) -> None:
-        """Called once, when the handle is closed and nothing works through it any more."""
-
-    def is_superseded(self) -> bool: ...
-
-
 OPEN: Final = 0
 CLOSED: Final = 1
 RELEASED: Final = 2
 FORKED: Final = 3
 
 
-class Use(weakref.ref["TapeStorage"]):
-    """What a handle does its work with, and what is left of it once it was dropped: then, this calls back
-    with itself. Holds neither the handle nor its recorders."""
+class Guard(weakref.ref["TapeStorage"]):
+    """Calls back when its handle is dropped, unless that was closed: then it has gone before."""
 
-    __slots__ = ("beginning", "lease", "lock", "source", "state", "tapes")
+    __slots__ = ("use",)
+    use: Use
+
+
+class Use:
+    """What a handle does its work with, and what is left of it once it was dropped. Holds neither the handle
+    nor its recorders."""
+
+    __slots__ = ("beginning", "guard", "instance_id", "lock", "source", "state", "tapes")
     source: Source
-    lease: HandleLease
-    # That of the source. Guards the three below: what is open and what is closed change in one step. Neither
-    # the backend nor a tape nor the lease is called under it.
+    instance_id: str | None
+    # Whoever counts the leases has it, so that what is open, what is closed and what is counted change in one
+    # step. Guards the three below. Neither the backend nor a tape is called under it.
     lock: threading.Lock
     beginning: tuple[str, ...]
     tapes: tuple[OpenTape, ...]
     state: int
     """Closed: given back as soon as nothing is open. Forked: this is a child process, all of it is the
     parent's, and it is not touched any more."""
+    guard: Guard | None
+    """Of the handle, as long as that has not given its lease back. It has to be here: of a cycle that is
+    dropped as a whole, what is in the cycle itself calls nobody."""
+
+    def __init__(self, source: Source) -> None:
+        """Of a handle that nobody counts."""
+        self.source = source
+        self.lock = threading.Lock()
+        self.instance_id = None
+        self.beginning = self.tapes = ()
+        self.state = OPEN
+        self.guard = None
+
+    def leave(self) -> Callable[[], object] | None:
+        """Locked: nothing works through the handle any more; give back what it had. What is returned has to
+        be called next, without the lock. Once it has left, nothing happens."""
+        self.guard = None
+        return None
+
+    @property
+    def revision(self) -> int:
+        return 1
+
+    def is_superseded(self) -> bool:
+        """A newer revision, another default or a removal waits for this."""
+        return False
 
     @property
     def is_open(self) -> bool:
@@ -131,8 +153,10 @@ class Use(weakref.ref["TapeStorage"]):
         with self.lock:
             if self.state != CLOSED or self.beginning or self.tapes:
                 return
+            rest = self.leave()
             self.state = RELEASED
-        self.lease.release()
+        if rest is not None:
+            rest()
 
     def end(self) -> None:
         """Tapes that are still open end as `aborted`, with every frame kept, and the lease is given back."""

@@ -14,7 +14,7 @@ from shadowcat_registry.providers.filesystem import FilesystemProviderFactory
 from shadowcat_registry.providers.memory import MemoryProviderFactory
 from shadowcat_registry.providers.sqlite import SqliteProviderFactory
 from shadowcat_registry.storage import TapeStorage
-from shadowcat_registry.use import Source
+from shadowcat_registry.use import Source, Use
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared" / "tapes"
@@ -49,12 +49,18 @@ def open_backend(
     return FACTORIES[type_name]().create(config or {}, Context(directory))
 
 
-@dataclass(frozen=True)
-class FreeLease:
+class FreeUse(Use):
     """Of no registry: nobody counts it."""
 
-    release: Callable[[], None] = lambda: None
-    is_superseded: Callable[[], bool] = lambda: False
+    __slots__ = ("_release",)
+
+    def __init__(self, source: Source, release: Callable[[], None] = lambda: None) -> None:
+        super().__init__(source)
+        self._release = release
+
+    def leave(self) -> Callable[[], object] | None:
+        super().leave()
+        return self._release
 
 
 def handle(
@@ -63,4 +69,4 @@ def handle(
     release: Callable[[], None] = lambda: None,
     capabilities: frozenset[ProviderCapability] = frozenset(),
 ) -> TapeStorage:
-    return TapeStorage(Source.of(backend, "tapes", capabilities), FreeLease(release))
+    return TapeStorage(FreeUse(Source.of(backend, "tapes", capabilities), release))

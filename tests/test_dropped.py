@@ -147,7 +147,7 @@ class TestADroppedHandle:
         registry.register(factory)
         storage = registry.create_storage("fake")
         # As if the collector ran in the middle of an operation.
-        with registry._generations.lock, storage.use.lock:
+        with registry._generations.lock:
             del storage
             gc.collect()
         assert factory.open_count == 1

@@ -104,7 +104,8 @@ catalog = sr.Catalog()
 gate = Gate()
 
 def hold():
-    with registry._generations.lock, storage.use.lock, recorder.tape.lock, catalog._lock:
+    assert storage.use.lock is registry._generations.lock
+    with registry._generations.lock, recorder.tape.lock, catalog._lock:
         gate()
 
 holding = Running(hold)

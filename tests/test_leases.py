@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 
+import pytest
+
 from shadowcat_registry.leases import Caller, Lease, Opening, Revision, caller, find_caller
+from shadowcat_registry.providers.memory import MemoryBackend
+from shadowcat_registry.use import Source
 
 from .fakes import Running
 
@@ -23,7 +28,7 @@ def _called() -> Caller:
 
 
 def _text(who: Caller) -> str:
-    return Lease(Opening(Revision("a", 1), shared=True), who).acquired_at
+    return Lease(Opening(Revision("a", 1), shared=True), threading.Lock(), who).acquired_at
 
 
 class TestFindCaller:
@@ -55,12 +60,12 @@ class TestFindCaller:
         assert _text(outside["call"]()) == "tools.py:2"  # type: ignore[operator]
 
     def test_words_are_no_line(self) -> None:
-        lease = Lease(Opening(Revision("a", 1), shared=True), caller("unknown"))
+        lease = Lease(Opening(Revision("a", 1), shared=True), threading.Lock(), caller("unknown"))
         assert (lease.acquired_at, lease.place) == ("unknown", ("unknown", 0))
 
     def test_the_thread_is_that_of_the_caller(self) -> None:
         who = Running(_called, name="somebody").result()
-        lease = Lease(Opening(Revision("a", 1), shared=True), who)
+        lease = Lease(Opening(Revision("a", 1), shared=True), threading.Lock(), who)
         assert lease.as_holder().thread == "somebody"
 
 
@@ -70,12 +75,12 @@ class TestRevision:
         own = Opening(revision, shared=False)
         revision.openings[own] = None
         for opening in (shared, shared, own):
-            opening.leases[Lease(opening, caller("here.py:1"))] = None
+            opening.leases[Lease(opening, threading.Lock(), caller("here.py:1"))] = None
         assert revision.lease_count() == 3
 
     def test_lists_its_holders_with_all_that_is_known_of_them(self) -> None:
         revision, opening = _opened()
-        opening.leases[Lease(opening, caller("here.py:7"), instance_id="mine")] = None
+        opening.leases[Lease(opening, threading.Lock(), caller("here.py:7"), instance_id="mine")] = None
         (holder,) = revision.holders()
         assert (holder.provider, holder.revision, holder.acquired_at, holder.instance_id, holder.thread) == (
             "archive",
@@ -96,18 +101,50 @@ class TestRevision:
                     yield opening
 
         revision, opening = _opened()
-        opening.leases[Lease(opening, caller("here.py:1"))] = None
+        opening.leases[Lease(opening, threading.Lock(), caller("here.py:1"))] = None
         revision.openings = Growing(revision.openings)
         assert revision.lease_count() == 1
         assert len(revision.holders()) == 1
 
 
-class TestOpening:
-    def test_one_of_its_own_ends_with_its_last_lease(self) -> None:
-        assert _opened(shared=False)[1].ends_with_last_lease
+class Owner:
+    def __init__(self) -> None:
+        self.closed: list[Opening] = []
 
-    def test_a_shared_one_only_once_it_is_superseded(self) -> None:
-        revision, opening = _opened()
-        assert not opening.ends_with_last_lease
-        revision.superseded = True
-        assert opening.ends_with_last_lease
+    def close(self, opening: Opening) -> None:
+        self.closed.append(opening)
+
+    def pass_on_instance(self, lease: Lease) -> None:
+        raise AssertionError("none of these has an id")
+
+    def is_default(self, provider: str) -> bool:
+        return True
+
+
+class TestLeaving:
+    @pytest.mark.parametrize(
+        ("shared", "superseded", "unused", "ends"),
+        [
+            (False, False, False, True),
+            (True, False, False, False),
+            (True, True, False, True),
+            (True, False, True, True),
+        ],
+        ids=["own", "shared", "shared, superseded", "shared, and nobody ever had it"],
+    )
+    def test_the_last_lease_ends_what_nobody_can_come_back_to(
+        self, shared: bool, superseded: bool, unused: bool, ends: bool
+    ) -> None:
+        revision, opening = _opened(shared=shared)
+        owner = opening.owner = Owner()
+        opening.source = Source.of(MemoryBackend(logging.getLogger(), max_bytes=1, max_tapes=1), "archive")
+        revision.superseded = superseded
+        leases = [Lease(opening, threading.Lock(), caller("here.py:1")) for _ in range(2)]
+        opening.leases.update(dict.fromkeys(leases))
+        assert leases[0].leave(unused=unused) is None, "there is another one"
+        assert leases[0].leave(unused=unused) is None, "twice is once"
+        rest = leases[1].leave(unused=unused)
+        assert (rest is not None, opening.closing, leases[1].is_counted) == (ends, ends, ends)
+        if rest is not None:
+            rest()
+        assert owner.closed == [opening] * ends

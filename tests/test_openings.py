@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,6 +19,7 @@ from shadowcat_registry.errors import (
 from shadowcat_registry.leases import Lease, Opening, Revision, caller
 from shadowcat_registry.openings import Openings
 from shadowcat_registry.providers.memory import MemoryBackend
+from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.use import Source
 
 from .fakes import Gate, Running, until
@@ -33,6 +34,7 @@ class _Engine:
     def __init__(self, construction_timeout_seconds: float = 10.0) -> None:
         self.lock = threading.Lock()
         self.left: list[str] = []
+        self.handles: list[TapeStorage] = []
         self.openings = Openings(self.lock, construction_timeout_seconds, self.settle, self.left.append)
 
     def settle(self, name: str) -> bool:
@@ -42,11 +44,16 @@ class _Engine:
     def begin(self, revision: Revision, *, shared: bool = True) -> tuple[Opening, Lease]:
         with self.lock:
             opening = self.openings.begin(revision, shared=shared)
-            return opening, self.openings.add_lease(opening, caller("test.py:1"))
+            return opening, self._lease(opening, "test.py:1")
 
     def lease(self, opening: Opening, instance_id: str | None = None) -> Lease:
         with self.lock:
-            return self.openings.add_lease(opening, caller("test.py:2"), instance_id)
+            return self._lease(opening, "test.py:2", instance_id)
+
+    def _lease(self, opening: Opening, place: str, instance_id: str | None = None) -> Lease:
+        storage = self.openings.lease(opening, caller(place), instance_id)
+        self.handles.append(storage)  # a handle that is dropped is another matter
+        return cast(Lease, storage.use)
 
     def open(self, revision: Revision, *, shared: bool = True) -> tuple[Opening, Lease]:
         opening, lease = self.begin(revision, shared=shared)
@@ -163,7 +170,7 @@ class TestWait:
         constructing = Running(lambda: engine.openings.construct(opening, create))
         gate.reached()
         leases = [engine.lease(opening) for _ in range(3)]
-        waiting = [Running(lambda lease=lease: engine.openings.wait(opening, lease)) for lease in leases]  # type: ignore[misc]
+        waiting = [Running(lambda lease=lease: engine.openings.wait(lease)) for lease in leases]  # type: ignore[misc]
         gate.open()
         errors = [call.error() for call in [constructing, *waiting]]
         assert all(isinstance(error, CreationFailedError) for error in errors)
@@ -181,7 +188,7 @@ class TestWait:
         constructing = Running(lambda: engine.openings.construct(opening, create))
         gate.reached()
         lease = engine.lease(opening)
-        waiting = Running(lambda: engine.openings.wait(opening, lease))
+        waiting = Running(lambda: engine.openings.wait(lease))
         gate.open()
         assert isinstance(constructing.error(), SystemExit)
         assert isinstance(waiting.error(), CreationFailedError)
@@ -198,7 +205,7 @@ class TestWait:
         gate.reached()
         lease = engine.lease(opening)
         with pytest.raises(ConstructionTimeoutError) as caught:
-            engine.openings.wait(opening, lease)
+            engine.openings.wait(lease)
         assert caught.value == ConstructionTimeoutError("a", 0.01)
         assert engine.openings.lease_count("a") == 1
         gate.open()
@@ -213,7 +220,7 @@ class TestWait:
         def construct(mine: Opening, other: Opening) -> Any:
             def create() -> MemoryBackend:
                 both.wait(10)
-                engine.openings.wait(other, engine.lease(other))
+                engine.openings.wait(engine.lease(other))
                 return _backend()
 
             return Running(lambda: engine.openings.construct(mine, create))
@@ -366,7 +373,7 @@ class TestInstances:
         engine.openings.release(lease)  # make room: only the named lease below counts
         opening, lease = engine.begin(Revision("a", 2), shared=False)
         with engine.lock:
-            engine.openings._drop_lease(lease)
+            del opening.leases[lease]
         named = engine.lease(opening, "mine")
 
         class Held(MemoryBackend):
@@ -396,8 +403,16 @@ class TestTakeAll:
         with engine.lock:
             engine.openings.adopt(Revision("idle", 1))
             assert engine.openings.take_all() == [first, second]
-            assert engine.openings.take_all() == [], "nothing is closed twice"
             assert set(engine.openings.providers()) == {"a", "b"}
+        backend = cast(Source, first.source).backend
+        with pytest.MonkeyPatch.context() as patch:
+            closed: list[str] = []
+            patch.setattr(backend, "close", lambda: closed.append("a"))
+            for _ in range(2):  # as if two closed the registry at once
+                engine.openings.close(first)
+        assert closed == ["a"], "nothing is closed twice"
+        with engine.lock:
+            assert engine.openings.take_all() == [second]
 
     def test_what_is_just_being_constructed_ends_with_its_last_lease(self) -> None:
         engine, gate = _Engine(), Gate()

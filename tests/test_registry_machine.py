@@ -269,10 +269,12 @@ class RegistryMachine(RuleBasedStateMachine):
             return
         lease.handle = handle
         opening = lease.opening
-        assert isinstance(handle._backend, Backend)
-        assert opening.backend in (None, handle._backend), "two backends where there should be one"
-        opening.backend = handle._backend
-        assert self.backends.setdefault(id(handle._backend), opening) is opening, "one backend twice"
+        assert isinstance(handle.use.source.backend, Backend)
+        assert opening.backend in (None, handle.use.source.backend), "two backends where there should be one"
+        opening.backend = handle.use.source.backend
+        assert self.backends.setdefault(id(handle.use.source.backend), opening) is opening, (
+            "one backend twice"
+        )
         assert (handle.provider, handle.revision) == (opening.revision.name, opening.revision.number)
         self.leases.append(lease)
 

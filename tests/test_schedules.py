@@ -526,7 +526,7 @@ class World:
             assert current.default is None or current.default in current, "the default is not there"
             self._seen = current
         for handle in self.held if not self.may_lose_it else ():
-            backend = handle._backend
+            backend = handle.use.source.backend
             assert isinstance(backend, Backend)
             assert not backend.close_count, "a storage was closed under its holder"
             seen = handle.provider in current or self.hooks_let_in
@@ -534,7 +534,7 @@ class World:
         for factory in self.gone:
             assert not factory.constructing, "a storage of a provider that is gone"
             for handle in self.held:
-                assert handle._backend not in factory.backends, "a lease on a provider that is gone"
+                assert handle.use.source.backend not in factory.backends, "a lease on a provider that is gone"
 
     def check_end(self) -> None:
         assert not self.held
@@ -662,7 +662,7 @@ def it_is_overridden_while_it_is_used() -> Scenario:
 
     def override() -> None:
         with world.registry.override("a", other), world.registry.open_storage("a") as handle:
-            assert handle._backend in other.backends
+            assert handle.use.source.backend in other.backends
             world.hold(handle)
             world.held.remove(handle)
 

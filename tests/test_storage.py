@@ -34,9 +34,9 @@ from shadowcat_registry.errors import (
 from shadowcat_registry.metadata import ProviderCapability
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.translation import translate
-from shadowcat_registry.use import Source
+from shadowcat_registry.use import Source, Use
 
-from .storages import FreeLease, handle
+from .storages import handle
 
 
 class FakeAppender:
@@ -474,8 +474,15 @@ class TestLease:
         assert reference() is None
 
     def test_its_repr_says_what_it_is(self, backend: FakeBackend) -> None:
-        lease = FreeLease(is_superseded=lambda: True)
-        storage = TapeStorage(Source(backend, "p", "fake"), lease, revision=3, instance_id="i")
+        class Third(Use):
+            revision = 3
+
+            def is_superseded(self) -> bool:
+                return True
+
+        use = Third(Source(backend, "p", "fake"))
+        use.instance_id = "i"
+        storage = TapeStorage(use)
         assert repr(storage) == "<TapeStorage provider='p' type='fake' revision=3 instance_id='i' open>"
         assert storage.superseded
         storage.close()

@@ -74,13 +74,10 @@ import logging, os, sys
 from pathlib import Path
 from shadowcat_registry.providers.filesystem import FilesystemBackend
 from shadowcat_registry.storage import TapeStorage
-from shadowcat_registry.use import Source
-class Lease:
-    def release(self): pass
-    def is_superseded(self): return False
+from shadowcat_registry.use import Source, Use
 def open_storage(directory):
     backend = FilesystemBackend(Path(directory), logging.getLogger("child"))
-    return TapeStorage(Source.of(backend, "p"), Lease())
+    return TapeStorage(Use(Source.of(backend, "p")))
 """
 
 
