@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         CreateContext,
         Durability,
         Page,
+        Reconfiguration,
         RepairReport,
         SearchableBackend,
         SearchHit,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         ProviderExistsError,
         ProviderInUseError,
         ProviderNotFoundError,
+        ProviderProtectedError,
         ProviderRetiringError,
         RecorderOpenError,
         RegistryError,
@@ -75,15 +77,27 @@ if TYPE_CHECKING:
         UnsupportedCapabilityError,
     )
     from .events import Event
+    from .guards import Blocker
     from .load import load_manifest
-    from .manifest import Manifest
+    from .manifest import Manifest, ReloadPolicy
     from .marks import Mark
-    from .metadata import Holder, ProviderCapability, ProviderInfo, ProviderMetadata, ProviderSpec, Unclosed
+    from .metadata import (
+        Holder,
+        ProviderCapability,
+        ProviderInfo,
+        ProviderMetadata,
+        ProviderSpec,
+        RevisionInfo,
+        Unclosed,
+    )
+    from .plan import FieldChange
+    from .preview import PlannedAction, PlanReport
     from .recorder import TapeRecorder
     from .registry import StorageProviderRegistry
-    from .runtime import Outcome, Runtime, Status
+    from .runtime import Runtime
     from .snapshot import Provider, Snapshot
     from .startup import STORAGE_REGISTRY, initialize_storage, open_registry, register_builtin_providers
+    from .status import Condition, HistoryEntry, Outcome, Phase, Status, Step
     from .storage import TapeStorage
     from .tape import Direction
     from .tapes.copying import CopyProgress, CopyResult, copy_tapes
@@ -93,8 +107,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "backend": (
-        "Appender CreateContext Durability Page RepairReport SearchableBackend SearchHit SearchPage "
-        "StorageProviderFactory StorageStats TapeQuery TapeStorageBackend TransactionalBackend"
+        "Appender CreateContext Durability Page Reconfiguration RepairReport SearchableBackend SearchHit "
+        "SearchPage StorageProviderFactory StorageStats TapeQuery TapeStorageBackend TransactionalBackend"
     ),
     "catalog": "Catalog",
     "errors": (
@@ -102,21 +116,28 @@ _HOMES = {
         "DependencyCycleError Finding InitHookError InstanceExistsError InstanceNotFoundError "
         "InvalidConfigError InvalidMessageError InvalidMetadataError InvalidNameError InvalidTapeError "
         "InvalidTapeIdError ManifestError ManifestNotFoundError MetadataConflictError "
-        "ProviderExistsError ProviderInUseError ProviderNotFoundError ProviderRetiringError "
+        "ProviderExistsError ProviderInUseError ProviderNotFoundError ProviderProtectedError "
+        "ProviderRetiringError "
         "RecorderOpenError RegistryError RegistryForkedError RunningLoopError RuntimeClosedError "
         "StalePlanError StorageClosedError StorageDamagedError StorageError StorageFullError "
         "StorageUnavailableError TapeBusyError TapeExistsError TapeNotFoundError TransactionError "
         "UnknownTypeError UnsupportedCapabilityError"
     ),
     "events": "Event",
+    "guards": "Blocker",
     "load": "load_manifest",
-    "manifest": "Manifest",
+    "manifest": "Manifest ReloadPolicy",
     "marks": "Mark",
-    "metadata": "Holder ProviderCapability ProviderInfo ProviderMetadata ProviderSpec Unclosed",
+    "metadata": (
+        "Holder ProviderCapability ProviderInfo ProviderMetadata ProviderSpec RevisionInfo Unclosed"
+    ),
     "recorder": "TapeRecorder",
     "registry": "StorageProviderRegistry",
-    "runtime": "Outcome Runtime Status",
+    "runtime": "Runtime",
+    "plan": "FieldChange",
+    "preview": "PlannedAction PlanReport",
     "snapshot": "Provider Snapshot",
+    "status": "Condition HistoryEntry Outcome Phase Status Step",
     "startup": "STORAGE_REGISTRY initialize_storage open_registry register_builtin_providers",
     "storage": "TapeStorage",
     "tape": "Direction",
@@ -131,7 +152,9 @@ __all__ = [
     "STORAGE_REGISTRY",
     "AlreadyInitializedError",
     "Appender",
+    "Blocker",
     "Catalog",
+    "Condition",
     "ConstructionTimeoutError",
     "CopyProgress",
     "CopyResult",
@@ -142,8 +165,10 @@ __all__ = [
     "Direction",
     "Durability",
     "Event",
+    "FieldChange",
     "Finding",
     "Flaw",
+    "HistoryEntry",
     "Holder",
     "ImportResult",
     "InitHookError",
@@ -162,6 +187,9 @@ __all__ = [
     "MetadataConflictError",
     "Outcome",
     "Page",
+    "Phase",
+    "PlanReport",
+    "PlannedAction",
     "Provider",
     "ProviderCapability",
     "ProviderExistsError",
@@ -169,12 +197,16 @@ __all__ = [
     "ProviderInfo",
     "ProviderMetadata",
     "ProviderNotFoundError",
+    "ProviderProtectedError",
     "ProviderRetiringError",
     "ProviderSpec",
+    "Reconfiguration",
     "RecorderOpenError",
     "RegistryError",
     "RegistryForkedError",
+    "ReloadPolicy",
     "RepairReport",
+    "RevisionInfo",
     "RunningLoopError",
     "Runtime",
     "RuntimeClosedError",
@@ -184,6 +216,7 @@ __all__ = [
     "Snapshot",
     "StalePlanError",
     "Status",
+    "Step",
     "StorageClosedError",
     "StorageDamagedError",
     "StorageError",

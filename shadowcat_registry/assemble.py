@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
-from .candidate import Candidate, SourceDigest
+from .candidate import Candidate, SourceDigest, mapping_in
 from .catalog import Catalog
 from .declarations import Declarations, Verdict, VerdictKey
 from .document import MAX_FINDINGS, Document
@@ -21,13 +21,15 @@ from .errors import Excerpt, Finding
 from .excerpts import of_broken_text
 from .includes import BrokenPart, Part, PartKey, PartReader
 from .interpolate import has_reference
-from .manifest import Manifest
+from .manifest import Manifest, ReloadPolicy
 from .marks import Pointer
 from .rules import NEVER_ALL, RULES
 from .schema import Compiled, compiled
 from .schema_files import fragment_schema, manifest_schema
 from .source_digest import combined, source_digests
 from .types_in_use import TypeInUse
+
+_UNKNOWN_TYPE: Final = frozenset({"SC302", "SC303", "SC304"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +59,8 @@ class Assembled:
     files: tuple[Path, ...]
     """That were asked for."""
     known: Known
+    digest: str | None = None
+    """Of what was refused, if it is known where its secrets are."""
 
     def __repr__(self) -> str:
         return "<Assembled>"  # as above
@@ -100,7 +104,11 @@ def assemble(
     findings = _in_order([*broken, *candidate.findings])
     excerpts = (*candidate.excerpts(findings), *_excerpts_of_broken(reader.broken, findings))
     if broken or candidate.has_errors:
-        return Assembled(None, findings, excerpts, files, left)
+        is_clear = candidate.is_whole and well_formed == {part.key for part in candidate.parts}
+        is_clear = is_clear and not any(type_.faults for type_ in candidate.types.values())
+        is_clear = is_clear and not any(finding.code in _UNKNOWN_TYPE for finding in findings)
+        digest = combined(candidate.digests.values()) if is_clear else None
+        return Assembled(None, findings, excerpts, files, left, digest)
     manifest = Manifest(
         path=path,
         digest=combined(candidate.digests.values()),
@@ -112,6 +120,7 @@ def assemble(
         files=files,
         warnings=findings,
         excerpts=excerpts,
+        reload=ReloadPolicy(**mapping_in(candidate.root, "reload")),
     )
     return Assembled(manifest, (), (), files, left)
 
@@ -129,7 +138,7 @@ def _has_good_form(candidate: Candidate, part: Part) -> bool:
         hint = problem.hint
         if problem.pointer == ("providers",) and problem.code in ("SC202", "SC206"):
             hint = NEVER_ALL
-        elif is_fragment and problem.pointer == ("defaults",):
+        elif is_fragment and problem.pointer in (("defaults",), ("reload",)):
             hint = f"there is one for all files, in {candidate.top.source}"
         candidate.add(
             problem.code, problem.message, problem.pointer, hint, on_key=problem.on_key, document=document
@@ -147,7 +156,7 @@ def _check_references(candidate: Candidate, value: Any, pointer: Pointer, docume
                 message = "a reference in a key is not resolved"
                 candidate.add("SC404", message, (*pointer, key), on_key=True, document=document)
             _check_references(candidate, item, (*pointer, key), document)
-    elif isinstance(value, list) and pointer == ("include",):
+    elif isinstance(value, list) and not is_config:
         for index, item in enumerate(value):
             _check_references(candidate, item, (*pointer, index), document)
     elif isinstance(value, str) and has_reference(value):

@@ -41,7 +41,8 @@ class Durability:
     mode: DurabilityMode = "none"
     sync_interval_seconds: float = 0.1
     volatile: bool = False
-    """Nothing in this storage outlives the process, whatever is synced: nothing ever counts as durable."""
+    """Nothing in this storage outlives the process, whatever is synced: nothing ever counts as durable. As
+    long as it holds tapes, no change of a manifest puts another storage in its place."""
 
     @classmethod
     def of(cls, config: Config) -> Durability:
@@ -172,6 +173,20 @@ class Appender(Protocol):
 
 
 @runtime_checkable
+class Reconfiguration(Protocol):
+    """A new config that a backend is ready to take, and has not taken yet. Exactly one of the two is called,
+    once."""
+
+    def apply(self) -> None:
+        """Use the new config from now on; called right after the commit of which it is a part. Quick, and
+        cannot fail: what could is done before. (If it fails all the same, a new revision takes the place of
+        this backend.)"""
+
+    def discard(self) -> None:
+        """It is not to be after all: free what was got ready for it. The backend never noticed."""
+
+
+@runtime_checkable
 class TapeStorageBackend(Protocol):
     """An opened storage. A method that is missing fails when it is used.
 
@@ -191,6 +206,10 @@ class TapeStorageBackend(Protocol):
     have to wait for it. An appender that was opened within it and is still open after an error is dead.
 
     It may have `torn(tape_id) -> bytes`, for `read(raw=True)`: what follows the last newline of a tape.
+
+    It may have `reconfigure(config) -> Reconfiguration | None`, which is asked before a new revision is made
+    when the config of its provider changes; None: this change needs one. It may take its time to try the new
+    config out (log in with the new password), changes nothing yet, and refuses one by `InvalidConfigError`.
     """
 
     @property
@@ -266,7 +285,7 @@ class StorageProviderFactory(Protocol):
     the awaitable operations use, and all others where there is no `create`; it runs in a loop of the
     registry's own, which lives as long as what is open;
     `check(config, context)`, which raises a `StorageError` if the storage could not be opened now and
-    touches nothing, `reconfigure(config)` and `close()`."""
+    touches nothing, and `close()`."""
 
     @property
     def name(self) -> str: ...

@@ -32,7 +32,7 @@ from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, Full, Queue
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol, overload
 from urllib.parse import parse_qs, urlsplit
 
 from . import forks
@@ -72,8 +72,10 @@ class Controlled(Protocol):
     """What is asked of a runtime."""
 
     def status(self) -> Answer: ...
+    @overload
     def reload(self, *, timeout_seconds: float | None = None) -> Answer: ...
-    def request_reload(self) -> None: ...
+    @overload
+    def reload(self, *, wait: Literal[False]) -> None: ...
     def subscribe(self, subscriber: Subscriber, /) -> Callable[[], None]: ...
 
 
@@ -324,7 +326,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _reload(self, query: Mapping[str, str]) -> None:
         runtime = self._control.runtime
         if "wait" not in query:
-            runtime.request_reload()
+            runtime.reload(wait=False)
             self._send(HTTPStatus.ACCEPTED, {"version": WIRE_VERSION, "result": "asked"})
             return
         seconds = _number(query["wait"], at_most=_LONGEST_WAIT_SECONDS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from .advice import Place, advice, exclusive_places
@@ -77,7 +78,7 @@ class Declarations:
             return
         schema, base_directory = type_.schema, candidate.path.parent
         beneath = mapping_in(candidate.default_configs, entry["type"])
-        key = (name, content_of([entry["type"], entry.get("display_name"), beneath, own]))
+        key = (name, content_of([_without_config(entry), beneath, own]))
         verdict = self._known.get(key)
         if verdict is not None and verdict.type is type_ and verdict.resolved is None:
             self._pass(key, verdict)
@@ -101,7 +102,23 @@ class Declarations:
             config = type_.compiled.with_absolute_paths(config, base_directory)
         if type_.compiled is not None and type_.has_secrets:
             secrets |= type_.compiled.secret_pointers(config)
-        spec = ProviderSpec(name, entry["type"], config, entry.get("display_name"), secrets)
+        references: dict[Pointer, str] = {}
+        if type_.compiled is not None and type_.has_references:
+            marked = type_.compiled.marked("x-provider", config)
+            references = {
+                at: to for at, to in marked if isinstance(to, str) and at not in resolved.unresolved
+            }
+        spec = ProviderSpec(
+            name,
+            entry["type"],
+            config,
+            entry.get("display_name"),
+            secrets,
+            version=entry.get("version"),
+            requires=_texts(entry.get("requires")),
+            protect=entry.get("protect") is True,
+            references=MappingProxyType(references),
+        )
         counsel: tuple[Problem, ...] = ()
         if type_.compiled is not None and type_.has_advice:
             found = advice(type_.compiled, resolved.config)
@@ -148,6 +165,16 @@ class Declarations:
             on_key=problem.on_key,
             severity="warning" if is_advice else "error",
         )
+
+
+def _without_config(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "config"}
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """Of a list, each once; what else is in it, or instead of it, the schema of the manifest has said."""
+    items = value if isinstance(value, list) else ()
+    return tuple(dict.fromkeys(item for item in items if isinstance(item, str)))
 
 
 def _problems(type_: TypeInUse, spec: ProviderSpec, resolved: Resolved) -> list[Problem]:

@@ -10,6 +10,7 @@
     ├── DefaultNotSetError         (LookupError)   nobody has set a default; says what there is
     ├── UnknownTypeError           (LookupError)   no such provider type; says what there is
     ├── ProviderInUseError         (RuntimeError)  leases are open; says how many and whose
+    ├── ProviderProtectedError     (RuntimeError)  declared with `protect: true`: not to be removed
     ├── ProviderRetiringError      (RuntimeError)  removed, waits for its last lease, gives out no new one
     ├── InstanceExistsError        (ValueError)    the instance id is live already
     ├── InstanceNotFoundError      (LookupError)   no live instance of that id
@@ -160,11 +161,14 @@ class RegistryError(Exception):
 
 class ManifestError(RegistryError, ValueError):
     """The manifest is refused; `findings` holds everything that is wrong, sorted by place, and `excerpts`
-    the lines of those whose text is at hand."""
+    the lines of those whose text is at hand. `digest` is that of the manifest, if it could be read so far
+    that every secret in it could be masked."""
 
-    def __init__(self, findings: Iterable[Finding], excerpts: Iterable[Excerpt] = ()) -> None:
-        self.findings, self.excerpts = tuple(findings), tuple(excerpts)
-        super().__init__(self.findings, self.excerpts)
+    def __init__(
+        self, findings: Iterable[Finding], excerpts: Iterable[Excerpt] = (), digest: str | None = None
+    ) -> None:
+        self.findings, self.excerpts, self.digest = tuple(findings), tuple(excerpts), digest
+        super().__init__(self.findings, self.excerpts, digest)
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.findings))
@@ -256,6 +260,18 @@ class ProviderInUseError(RegistryError, RuntimeError):
         return f"provider {self.name!r} has {leases}{held}" + (f"\n  and {rest} more" if rest > 0 else "")
 
 
+class ProviderProtectedError(RegistryError, RuntimeError):
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(name)
+
+    def __str__(self) -> str:
+        return (
+            f"provider {self.name!r} is protected by its declaration: "
+            "set `protect: false` there and let that be applied first"
+        )
+
+
 class ProviderRetiringError(RegistryError, RuntimeError):
     """`default` names what to use instead, where there is a default."""
 
@@ -338,14 +354,17 @@ class ConstructionTimeoutError(RegistryError, TimeoutError):
 
 
 class StalePlanError(RegistryError, RuntimeError):
+    """`provider` is what is no longer as it was; None: it is the default."""
+
     retryable = True
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str | None) -> None:
         self.provider = provider
         super().__init__(provider)
 
     def __str__(self) -> str:
-        return f"provider {self.provider!r} changed after the plan was made; plan again"
+        what = "the default" if self.provider is None else f"provider {self.provider!r}"
+        return f"{what} changed after the plan was made; plan again"
 
 
 class AlreadyInitializedError(RegistryError, RuntimeError):

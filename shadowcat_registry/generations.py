@@ -16,7 +16,9 @@ from typing import Final
 from .errors import (
     DefaultNotSetError,
     ProviderInUseError,
+    ProviderProtectedError,
     ProviderRetiringError,
+    RuntimeClosedError,
     StalePlanError,
 )
 from .leases import Opening, Revision
@@ -42,6 +44,8 @@ class Change:
     name: str
     expected: Provider | None
     provider: Provider | None
+    in_place: bool = False
+    """Its storage takes the new config as it is, and with it everybody who has a lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,17 @@ class SetDefault:
     """The other part of a commit: from now on, the default is this one (None: nobody set one)."""
 
     name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which conditions something is committed at all; all of them are looked at in the same moment."""
+
+    default: str | None
+    """What the default has to be until then."""
+    is_removal_in_use_refused: bool = False
+    cancelled: threading.Event | None = None
+    """Once this is set, nothing is committed any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +123,21 @@ class Generations:
 
     # ------------------------------------------------------------------ commits
 
-    def commit(self, changes: Sequence[Change], default: SetDefault | None = None) -> Committed:
+    def commit(
+        self, changes: Sequence[Change], default: SetDefault | None = None, terms: Terms | None = None
+    ) -> Committed:
         """Locked: check, then build the next snapshot and swap it.
 
         Raises:
-            StalePlanError: one of the providers is not what the change expected. Nothing is changed.
+            StalePlanError: a provider is not what its change expected, or the default not what the terms do.
+            ProviderInUseError, RuntimeClosedError: the terms forbid it.
+                Nothing is changed by any of them.
         """
         for change in changes:
             if self.snapshot.get(change.name) is not change.expected:
                 raise StalePlanError(change.name)
+        if terms is not None:
+            self._check(terms, changes)
         providers = dict(self.snapshot)
         retiring: list[str] = []
         idle: list[Opening] = []
@@ -130,6 +151,8 @@ class Generations:
                 new.live.superseded = False
                 if old is None or new.live is not old.live:
                     new.live.number = old.live.number + 1 if old is not None else 1
+                elif change.in_place:
+                    new.live.number += 1
                 self.openings.adopt(new.live)
                 providers[change.name] = replace(new, state="active")
             elif old is not None and self.openings.lease_count(change.name):
@@ -150,13 +173,31 @@ class Generations:
 
         Raises:
             ProviderNotFoundError: there is none of that name.
+            ProviderProtectedError: its declaration forbids that.
             ProviderInUseError: it has leases; says whose. Nothing is changed.
         """
         provider = self.snapshot[name]
+        if (provider.declared or provider.spec).protect:
+            raise ProviderProtectedError(name)
+        self._check_unused(name)
+        return self.commit([Change(name, provider, None)])
+
+    def _check(self, terms: Terms, changes: Sequence[Change]) -> None:
+        """Locked."""
+        if terms.cancelled is not None and terms.cancelled.is_set():
+            raise RuntimeClosedError
+        if self.snapshot.default != terms.default:
+            raise StalePlanError(None)
+        if terms.is_removal_in_use_refused:
+            for change in changes:
+                if change.provider is None:
+                    self._check_unused(change.name)
+
+    def _check_unused(self, name: str) -> None:
+        """Locked."""
         if self.openings.lease_count(name):
             holders = self.openings.holders(name)
             raise ProviderInUseError(name, len(holders), holders)
-        return self.commit([Change(name, provider, None)])
 
     def withdraw(self, provider: Provider) -> tuple[Opening | None, bool]:
         """Locked: nothing is leased from what was staged any more. What the caller has to close, and whether

@@ -132,4 +132,4 @@ class ManifestLoader:
 def _manifest_of(assembled: Assembled) -> Manifest:
     if assembled.manifest is not None:
         return assembled.manifest
-    raise ManifestError(assembled.findings, assembled.excerpts)
+    raise ManifestError(assembled.findings, assembled.excerpts, assembled.digest)

@@ -6,14 +6,31 @@ Knows nothing of YAML, schemas or files: `load` makes it, `plan` compares what i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from .errors import Excerpt, Finding
 from .interpolate import mask
 from .marks import Mark
 from .metadata import ProviderSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadPolicy:
+    """What a manifest says about its own reloads."""
+
+    on_removal_in_use: Literal["retire", "reject"] = "retire"
+    """What becomes of a provider that is removed while it is in use; `reject`: the reload is refused."""
+    allow_mass_removal: bool = False
+    """Whether more than half of the providers (and more than two), or all of them, may go in one reload."""
+    step_timeout_seconds: float = 30.0
+    """What each init hook, and each opening of a storage, has before the reload gives up."""
+
+    def with_stricter(self, running: ReloadPolicy) -> ReloadPolicy:
+        """This policy, in a reload from a manifest whose policy is `running`."""
+        is_strict = "reject" in (self.on_removal_in_use, running.on_removal_in_use)
+        return replace(self, on_removal_in_use="reject" if is_strict else "retire")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +51,7 @@ class Manifest:
     warnings: tuple[Finding, ...] = ()
     excerpts: tuple[Excerpt, ...] = ()
     """The lines of the warnings."""
+    reload: ReloadPolicy = ReloadPolicy()
 
     def masked_config(self, name: str) -> dict[str, Any]:
         """The config of a provider, to show: every secret in it is replaced by `***`.

@@ -97,6 +97,26 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class RevisionInfo:
+    """One revision of a provider that something is open of, or that gives out leases."""
+
+    number: int
+    lease_count: int
+    is_open: bool
+    """A storage of it is open, or being opened."""
+    superseded: bool
+    """It gives out no new lease, and ends with the last it has."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "revision": self.number,
+            "lease_count": self.lease_count,
+            "is_open": self.is_open,
+            "superseded": self.superseded,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Unclosed:
     """A backend that a `close()` of the registry could not close, or not in time."""
 
@@ -177,6 +197,19 @@ class ProviderSpec:
     """None: the factory's."""
     secrets: frozenset[Pointer] = field(repr=False, compare=False, default=frozenset())
     """Where in `config` the secrets are."""
+    version: str | None = None
+    """The range that the version of the type has to be in, as PEP 440 writes them; None: any."""
+    requires: tuple[str, ...] = ()
+    """Providers that have to be declared too; they are prepared first, and removed last."""
+    protect: bool = False
+    """It cannot be removed, nor change its type, before this has been lifted in a generation of its own."""
+    references: Mapping[Pointer, str] = field(repr=False, compare=False, default_factory=dict)
+    """Where in `config` other providers are named, by the schema keyword `x-provider`, and which."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The providers that it stands on, by `requires` and by its config."""
+        return (*self.requires, *self.references.values()) if self.references else self.requires
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a ProviderSpec is not pickled: it may hold secrets")

@@ -31,7 +31,7 @@ from .errors import (
     StorageClosedError,
 )
 from .leases import Caller, Lease, Opening, Revision
-from .metadata import Holder, ProviderCapability, Unclosed
+from .metadata import Holder, ProviderCapability, RevisionInfo, Unclosed
 from .storage import TapeStorage
 from .translation import translate
 from .use import Guard, Source
@@ -102,6 +102,14 @@ class Openings:
         """Who has those leases, the oldest first."""
         held = [holder for revision in self._revisions.get(provider, ()) for holder in revision.holders()]
         return sorted(held, key=lambda holder: -holder.age_seconds)
+
+    def revisions(self, provider: str, *more: Revision) -> list[RevisionInfo]:
+        """All of a provider, `more` included, the newest last: a moment's list."""
+        known = {*self._revisions.get(provider, ()), *more}
+        return [
+            RevisionInfo(r.number, r.lease_count(), bool(r.openings), r.superseded)
+            for r in sorted(known, key=lambda revision: revision.number)
+        ]
 
     def adopt(self, revision: Revision) -> None:
         """Locked: count this revision's leases as its provider's."""

@@ -1,4 +1,4 @@
-"""Carry out what a manifest asks for: prepare, commit, retire.
+"""Carry out what a manifest asks for: plan, prepare, commit, retire.
 
 Prepare touches new objects only and runs without any lock; whatever fails there, everything that was
 prepared is disposed of, in reverse, and nothing was changed. Commit is one swap. Retire closes what
@@ -7,31 +7,32 @@ nobody uses any more. The manifest owns the providers that came from it, and no 
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from .catalog import Catalog
-from .errors import (
-    Finding,
-    InitHookError,
-    InvalidConfigError,
-    RegistryError,
-    StalePlanError,
-)
-from .generations import FALLBACK_DEFAULT, Change, SetDefault
-from .manifest import Manifest
+from .errors import Finding, ProviderInUseError, ProviderNotFoundError, StalePlanError
+from .generations import Change, Committed, Terms
+from .guards import as_findings, blockers, in_use
+from .manifest import Manifest, ReloadPolicy
 from .marks import Mark
-from .metadata import ProviderSpec
+from .metadata import Holder
 from .openings import CLOSE_PATIENCE_SECONDS
-from .plan import Action, Plan, State, diff, is_same
+from .plan import Action, Plan, State, diff
+from .prepare import Preparation, Turnover
+from .preview import PlanReport, preview
+from .progress import Progress
 from .registry import StorageProviderRegistry
-from .snapshot import Provider, Snapshot
+from .snapshot import Snapshot
 
 _ATTEMPTS: Final = 5
 """How often to plan anew when code changes the very providers that are being reconciled."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Report:
     removed: tuple[str, ...] = ()
     retiring: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    retryable: bool = False
+    """The same may succeed later without anybody changing the manifest."""
 
     @classmethod
     def nothing(cls, generation: int) -> Report:
@@ -61,173 +64,174 @@ def reconcile(
     catalog: Catalog,
     manifest: Manifest,
     *,
-    applied_default: str | None,
+    running: Manifest | None,
     eager: bool = True,
     cancelled: threading.Event | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Bring the manifest's providers in `registry` to what `manifest` says.
 
-    `applied_default` is the default of the manifest that was applied last: one that code has set since
-    then holds until the manifest's own changes. Unless `eager`, nothing is opened before it is used, the
-    default neither. Once `cancelled` is set, nothing is committed any more.
+    `running` is the manifest that was applied last, None: there was none. A default that code has set since
+    then holds until the manifest's own changes, and of the policies of the two the stricter counts. Unless
+    `eager`, nothing is opened before it is used, the default neither. Once `cancelled` is set, nothing is
+    committed any more. `progress` is told what is going on, and runs what is foreign.
 
     Raises:
         RuntimeClosedError: it was cancelled. Nothing was changed.
     """
+    own = progress or Progress()
+    try:
+        return _reconcile(registry, catalog, manifest, running, own, cancelled, eager=eager)
+    finally:
+        own.enter(None)
+        if progress is None:
+            own.close()
+
+
+def _reconcile(
+    registry: StorageProviderRegistry,
+    catalog: Catalog,
+    manifest: Manifest,
+    running: Manifest | None,
+    progress: Progress,
+    cancelled: threading.Event | None,
+    *,
+    eager: bool,
+) -> Report:
+    policy = manifest.reload if running is None else manifest.reload.with_stricter(running.reload)
     for _ in range(_ATTEMPTS):
+        progress.enter("plan")
         snapshot = registry.snapshot()
-        plan = make_plan(snapshot, manifest, applied_default)
+        plan = make_plan(snapshot, manifest, running)
         if not plan:
             return Report.nothing(snapshot.generation)
-        attempt = _Attempt(registry, catalog, manifest, snapshot, eager)
+        if refused := _refused(registry, plan, snapshot, manifest, running, policy):
+            return refused
+        progress.enter("prepare")
+        preparation = Preparation(registry, catalog, manifest, snapshot, progress, eager=eager)
         try:
-            attempt.prepare(plan)
-            if attempt.findings:
-                attempt.dispose()
-                return Report(snapshot.generation, plan, findings=tuple(attempt.findings))
-            committed = registry.commit(attempt.changes, attempt.default, cancelled=cancelled)
+            preparation.prepare(plan)
+            if preparation.findings:
+                preparation.dispose()
+                return _failed(preparation, plan, snapshot)
+            progress.enter("commit")
+            terms = Terms(snapshot.default, policy.on_removal_in_use == "reject", cancelled)
+            committed = registry.commit(preparation.changes, preparation.default, terms)
         except StalePlanError as error:
-            attempt.dispose()
+            preparation.dispose()
             stale = error
             continue
+        except ProviderInUseError as error:  # since the look before the preparation
+            preparation.dispose()
+            findings = as_findings([in_use(error.name, error.holders, rejects=True)], manifest)
+            return Report(snapshot.generation, plan, findings=tuple(findings), retryable=True)
         except BaseException:
-            attempt.dispose()
+            preparation.dispose()
             raise
+        progress.enter("retire")
+        for turnover in preparation.turnovers:
+            _apply(registry, turnover, manifest, progress)
         registry.retire(committed, CLOSE_PATIENCE_SECONDS)
-        removed = [action.name for action in plan if action.kind == "remove" and action.name]
-        return Report(
-            committed.generation,
-            plan,
-            added=tuple(a.name for a in plan if a.kind == "add" and a.name),
-            updated=tuple(a.name for a in plan if a.kind in ("update", "replace", "relabel") and a.name),
-            removed=tuple(name for name in removed if name not in committed.retiring),
-            retiring=committed.retiring,
-        )
-    mark = manifest.provider_marks.get(stale.provider, Mark.at_start(str(manifest.path)))
-    finding = Finding("SC704", str(stale), mark, ("providers", stale.provider))
-    return Report(registry.snapshot().generation, plan, findings=(finding,))
+        return _succeeded(committed, plan)
+    start = Mark.at_start(str(manifest.path))
+    mark = manifest.provider_marks.get(stale.provider or "", start)
+    pointer = ("providers", stale.provider) if stale.provider else ("defaults", "provider")
+    finding = Finding("SC704", str(stale), mark, pointer)
+    return Report(registry.snapshot().generation, plan, findings=(finding,), retryable=True)
 
 
-def make_plan(snapshot: Snapshot, manifest: Manifest, applied_default: str | None) -> Plan:
+def make_plan(snapshot: Snapshot, manifest: Manifest, running: Manifest | None) -> Plan:
     """What `manifest` would change. Providers that code registered are not part of it."""
     owned = {
         name: provider.declared or provider.spec
         for name, provider in snapshot.items()
         if provider.origin == "manifest" and provider.state == "active"
     }
+    applied_default = running.default if running is not None else None
     desired = State(manifest.providers, manifest.default)
     plan = diff(State(owned, applied_default), desired)
     serving = snapshot.get(snapshot.default) if snapshot.default is not None else None
     leaves = serving is not None and serving.origin == "manifest" and serving.name not in desired.providers
     if leaves and desired.default == applied_default:
         # The default that code has set goes away: the manifest's own takes over again.
-        plan = Plan((*plan, Action("default", desired.default)))
+        plan = Plan((*plan, Action("default", desired.default, old_default=snapshot.default)))
     return plan
 
 
-class _Attempt:
-    """One pass over one plan, against one snapshot."""
+def preview_reload(registry: StorageProviderRegistry, manifest: Manifest, running: Manifest) -> PlanReport:
+    """What `reconcile` would do now, as far as can be told without doing it."""
+    snapshot = registry.snapshot()
+    plan = make_plan(snapshot, manifest, running)
+    return preview(
+        plan, snapshot, manifest, running, _holders(registry, plan.names("remove", "update", "replace"))
+    )
 
-    def __init__(
-        self,
-        registry: StorageProviderRegistry,
-        catalog: Catalog,
-        manifest: Manifest,
-        snapshot: Snapshot,
-        eager: bool,
-    ) -> None:
-        self.changes: list[Change] = []
-        self.default: SetDefault | None = None
-        self.findings: list[Finding] = []
-        self._staged: list[Provider] = []
-        self._registry = registry
-        self._catalog = catalog
-        self._manifest = manifest
-        self._snapshot = snapshot
-        self._eager = eager
 
-    def prepare(self, plan: Plan) -> None:
-        """Everything that can fail; each failure becomes a finding at the provider's place."""
-        hooked: list[Provider] = []
-        for action in plan:
-            if action.kind == "default":
-                self.default = SetDefault(action.name)
-            elif action.old is not None and action.new is None:
-                self.changes.append(Change(action.old.name, self._snapshot[action.old.name], None))
-            elif action.new is not None:
-                provider = self._stage(action.new)
-                if provider is not None and provider in self._staged and action.kind in ("add", "replace"):
-                    hooked.append(provider)
-        with self._registry.staging(self._staged):
-            refused = [
-                provider
-                for provider in hooked
-                if not self._try(provider.name, partial(self._registry.run_hooks, provider))
-            ]
-            for provider in self._to_warm() if self._eager else ():
-                if provider in refused:
-                    continue
-                self._try(provider.name, partial(self._registry.warm, provider))
+def _holders(registry: StorageProviderRegistry, names: Sequence[str]) -> Mapping[str, Sequence[Holder]]:
+    found: dict[str, Sequence[Holder]] = {}
+    for name in names:
+        with suppress(ProviderNotFoundError):  # it has left since
+            found[name] = registry.holders(name)
+    return found
 
-    def dispose(self) -> None:
-        for provider in reversed(self._staged):
-            self._registry.discard(provider)
 
-    def _stage(self, spec: ProviderSpec) -> Provider | None:
-        """The provider as it will be, and its change; a new revision unless the old one can stay."""
-        existing = self._snapshot.get(spec.name)
-        if existing is not None and existing.origin == "code" and not existing.replaceable:
-            self._find(
-                spec.name, "SC306", "code of this process has registered a provider of this name already"
-            )
-            return None
-        staged: list[Provider] = []
+def _refused(
+    registry: StorageProviderRegistry,
+    plan: Plan,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    running: Manifest | None,
+    policy: ReloadPolicy,
+) -> Report | None:
+    """What is refused before anything is prepared."""
+    removed = plan.names("remove")
+    declared_count = len(running.providers) if running is not None else 0
+    found = blockers(plan, snapshot, policy, _holders(registry, removed), declared_count)
+    # A name that is taken is found by the preparation too, along with all that it finds.
+    findings = as_findings([blocker for blocker in found if blocker.code != "SC306"], manifest)
+    if not findings:
+        return None
+    is_only_in_use = all(finding.code == "SC708" for finding in findings)
+    return Report(snapshot.generation, plan, findings=tuple(findings), retryable=is_only_in_use)
 
-        def stage() -> None:
-            factory = self._catalog.factory(spec.type)
-            base_directory = self._manifest.path.parent
-            staged.append(
-                self._registry.stage(spec, factory, origin="manifest", base_directory=base_directory)
-            )
 
-        if not self._try(spec.name, stage):
-            return None
-        provider = staged[0]
-        same = existing is not None and existing.origin == "manifest" and existing.type == spec.type
-        if same and existing is not None and is_same(existing.spec.config, spec.config):
-            # Only labels differ, or it comes back before its last lease has gone: its storage stays open.
-            provider = replace(existing, spec=spec, metadata=provider.metadata)
-        else:
-            self._staged.append(provider)
-        self.changes.append(Change(spec.name, existing, provider))
-        return provider
+def _failed(preparation: Preparation, plan: Plan, snapshot: Snapshot) -> Report:
+    return Report(
+        snapshot.generation,
+        plan,
+        findings=tuple(preparation.findings),
+        retryable=not preparation.is_hopeless,
+    )
 
-    def _to_warm(self) -> list[Provider]:
-        """The default, and whatever replaces a storage that is open."""
-        by_name = {provider.name: provider for provider in self._staged}
-        replaced = [p for p in self._staged if (old := self._snapshot.get(p.name)) and old.live.shared]
-        default = self.default.name if self.default is not None else self._snapshot.default
-        provider = by_name.get(default or FALLBACK_DEFAULT)
-        if provider is None and self.default is not None and default is not None:
-            provider = self._snapshot.get(default)
-        return replaced if provider is None or provider in replaced else [*replaced, provider]
 
-    def _try(self, name: str, step: Callable[[], object]) -> bool:
-        try:
-            step()
-        except InvalidConfigError as error:
-            for problem in error.problems:
-                self._find(name, "SC703", problem)
-        except InitHookError as error:
-            self._find(name, "SC702", str(error))
-        except RegistryError as error:
-            self._find(name, "SC701", str(error))
-        except TypeError as error:
-            self._find(name, "SC703", str(error))
-        else:
-            return True
-        return False
+def _succeeded(committed: Committed, plan: Plan) -> Report:
+    return Report(
+        committed.generation,
+        plan,
+        added=plan.names("add"),
+        updated=plan.names("update", "replace", "metadata"),
+        removed=tuple(name for name in plan.names("remove") if name not in committed.retiring),
+        retiring=committed.retiring,
+    )
 
-    def _find(self, name: str, code: str, message: str) -> None:
-        mark = self._manifest.provider_marks.get(name) or Mark.at_start(str(self._manifest.path))
-        self.findings.append(Finding(code, message, mark, ("providers", name)))
+
+def _apply(
+    registry: StorageProviderRegistry, turnover: Turnover, manifest: Manifest, progress: Progress
+) -> None:
+    """Let a storage take its new config. It has promised that this cannot fail; where it does, another
+    revision takes its place, with that config from the start."""
+    provider = turnover.provider
+    what = f"applying the new config of provider {provider.name!r}"
+    try:
+        timeout_seconds = manifest.reload.step_timeout_seconds
+        progress.run(what, provider.name, turnover.reconfiguration.apply, timeout_seconds)
+    except Exception:
+        _logger.exception("%s failed, although it had been accepted; a new revision takes its place", what)
+        current = registry.snapshot().get(provider.name)
+        if current is None or current.live is not provider.live:
+            return  # code has put something else there
+        fresh = registry.stage(
+            provider.spec, provider.factory, origin="manifest", base_directory=provider.base_directory
+        )
+        with suppress(StalePlanError):
+            registry.retire(registry.commit([Change(provider.name, current, fresh)]), CLOSE_PATIENCE_SECONDS)

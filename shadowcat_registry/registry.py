@@ -10,7 +10,6 @@ made of.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
@@ -22,7 +21,7 @@ from typing import Any
 from . import forks
 from .acquisition import Acquisition
 from .backend import StorageProviderFactory, TapeStorageBackend
-from .errors import ProviderExistsError, RuntimeClosedError, StalePlanError
+from .errors import ProviderExistsError, StalePlanError
 from .generations import (
     FALLBACK_DEFAULT,
     Change,
@@ -30,6 +29,7 @@ from .generations import (
     Generations,
     RetiredListener,
     SetDefault,
+    Terms,
 )
 from .leases import caller, find_caller
 from .metadata import (
@@ -39,6 +39,7 @@ from .metadata import (
     ProviderCapability,
     ProviderInfo,
     ProviderSpec,
+    RevisionInfo,
     Unclosed,
 )
 from .openings import CLOSE_PATIENCE_SECONDS
@@ -137,6 +138,15 @@ class StorageProviderRegistry:
         self._acquisition.find(name)
         return self._openings.holders(name)
 
+    def revisions(self, name: str) -> list[RevisionInfo]:
+        """The revisions of this provider that give out leases or are still in use, the newest last.
+
+        Raises:
+            ProviderNotFoundError: there is none of that name.
+        """
+        live = self._acquisition.find(name).live
+        return self._openings.revisions(name, live)
+
     def health(self, name: str) -> str:
         """Ask the provider whether its storage could be opened now: `healthy`, `failing: …`, or `unknown`
         where its type has no `check`. Touches nothing.
@@ -228,6 +238,7 @@ class StorageProviderRegistry:
 
         Raises:
             ProviderNotFoundError: there is none of that name.
+            ProviderProtectedError: it is declared with `protect: true`.
             ProviderInUseError: it has leases; says whose. Nothing is changed.
         """
         self._openings.drain()
@@ -423,14 +434,18 @@ class StorageProviderRegistry:
         opened as if they were committed."""
         return staging(self, providers)
 
-    def run_hooks(self, provider: Provider) -> None:
-        """Ask every init hook about a staged provider.
+    def init_hooks(self) -> tuple[InitHook, ...]:
+        """Those that are asked about a new provider."""
+        return self._hooks
+
+    def run_hooks(self, provider: Provider, hooks: Iterable[InitHook] | None = None) -> None:
+        """Ask every init hook, or these, about a staged provider.
 
         Raises:
             InitHookError: one refused it.
             RunningLoopError: one is a coroutine function, and this thread runs an event loop.
         """
-        run_hooks(self._hooks, provider.name, self._acquisition.loop)
+        run_hooks(self._hooks if hooks is None else hooks, provider.name, self._acquisition.loop)
 
     def warm(self, provider: Provider) -> None:
         """Open the shared backend of a staged provider, without a lease.
@@ -444,24 +459,21 @@ class StorageProviderRegistry:
         self,
         changes: Iterable[Change],
         default: SetDefault | None = None,
-        *,
-        cancelled: threading.Event | None = None,
+        terms: Terms | None = None,
     ) -> Committed:
         """Make all of this visible in one swap, as one generation. Call `retire` with the result.
 
-        Once `cancelled` is set, nothing is committed: who sets it and calls `close()` then can be sure
-        that the registry stays empty.
+        Once the event of the terms is set, nothing is committed: who sets it and calls `close()` then can be
+        sure that the registry stays empty.
 
         Raises:
-            StalePlanError: one of the providers is not what the change expected. Nothing is changed.
-            RuntimeClosedError: it was cancelled. Nothing is changed.
+            StalePlanError: a provider is not what its change expected, or the default not what the terms do.
+            ProviderInUseError, RuntimeClosedError: the terms forbid it. Nothing is changed by any of them.
         """
         changes = tuple(changes)
         self._openings.drain()
         with self._generations.lock:
-            if cancelled is not None and cancelled.is_set():
-                raise RuntimeClosedError
-            return self._generations.commit(changes, default)
+            return self._generations.commit(changes, default, terms)
 
     def retire(self, committed: Committed, timeout_seconds: float | None = None) -> None:
         """Close what a commit left idle; failures are logged. With a `timeout_seconds`, what takes longer is

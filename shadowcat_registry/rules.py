@@ -10,14 +10,19 @@ import os
 import shlex
 import stat
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from .advice import overlaps
-from .candidate import Candidate, exists_at
+from .candidate import Candidate, exists_at, mapping_in
+from .dependencies import find_cycles
 from .errors import did_you_mean
 from .interpolate import has_reference
+from .marks import Pointer
 
-NEVER_ALL: Final = "a manifest without providers never means that all are to go: stop the process for that"
+NEVER_ALL: Final = (
+    "a manifest without providers never means that all are to go, "
+    "unless it says `reload: {allow_mass_removal: true}`"
+)
 
 
 def default_is_declared(candidate: Candidate) -> None:
@@ -25,7 +30,9 @@ def default_is_declared(candidate: Candidate) -> None:
     if not candidate.is_whole:
         return
     declared = candidate.declared
-    if not declared and isinstance(candidate.root.get("include"), list) and not candidate.has_errors:
+    is_meant = mapping_in(candidate.root, "reload").get("allow_mass_removal") is True
+    includes = isinstance(candidate.root.get("include"), list)
+    if not declared and includes and not is_meant and not candidate.has_errors:
         message = "no provider is declared, neither here nor in an included file"
         candidate.add("SC202", message, ("include",), NEVER_ALL, on_key=True)
         return
@@ -40,6 +47,73 @@ def default_is_declared(candidate: Candidate) -> None:
         hint = did_you_mean(name, known) or "declare it under `providers`, or name one that is there"
         message = f"the default provider `{name[:64]}` is not declared"
         candidate.add("SC301", message, ("defaults", "provider"), hint)
+
+
+def needed_providers_are_declared(candidate: Candidate) -> None:
+    """What `requires` and the configs name, as far as can be said: it may be in a file that could not be
+    read."""
+    if not candidate.is_whole:
+        return
+    declared = [str(one) for one in candidate.declared]
+    for name, spec in candidate.specs.items():
+        wanted: list[tuple[Pointer, str, bool]] = [
+            (("providers", name, "requires", index), needed, False)
+            for index, needed in enumerate(_items(candidate.declared[name].get("requires")))
+            if isinstance(needed, str)
+        ]
+        wanted += [
+            (candidate.place_of(name, spec.type, at), needed, True) for at, needed in spec.references.items()
+        ]
+        for pointer, needed, is_value in wanted:
+            if needed in candidate.declared or (not is_value and has_reference(needed)):
+                continue
+            there = ", ".join(one for one in declared if one != name)[:200] or "no other"
+            hint = did_you_mean(needed, [one for one in declared if one != name])
+            message = f"`{name}` requires the provider `{needed[:64]}`, which is not declared"
+            candidate.add("SC313", message, pointer, f"{hint or 'declare it'} (there is: {there})")
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []  # anything else, the schema of the manifest has refused
+
+
+def nobody_needs_itself(candidate: Candidate) -> None:
+    """Over however many steps: there would be no order to prepare them in."""
+    needs = {name: spec.needs for name, spec in candidate.specs.items() if spec.needs}
+    for cycle in find_cycles(needs):
+        pointer: Pointer = ("providers", cycle[0])
+        if cycle[1] in candidate.specs[cycle[0]].requires:
+            pointer = (*pointer, "requires", candidate.declared[cycle[0]]["requires"].index(cycle[1]))
+        path = " -> ".join(cycle)
+        message = (
+            f"these providers require each other: {path}" if len(cycle) > 2 else f"it requires itself: {path}"
+        )
+        candidate.add("SC312", message, pointer, "take one of the steps away")
+
+
+def versions_are_met(candidate: Candidate) -> None:
+    """The version of each type is in the range that its provider asks for."""
+    for name, spec in candidate.specs.items():
+        if spec.version is None or has_reference(spec.version):
+            continue
+        from packaging.specifiers import InvalidSpecifier, SpecifierSet
+        from packaging.version import InvalidVersion, Version
+
+        pointer = ("providers", name, "version")
+        try:
+            wanted = SpecifierSet(spec.version)
+        except InvalidSpecifier:
+            hint = "write a comparison, or several with commas between them: `>=1.0,<2`, `==1.4.*`, `~=1.4`"
+            candidate.add("SC207", "this is no range of versions", pointer, hint)
+            continue
+        there = str(candidate.types[spec.type].factory.version)
+        try:
+            is_met = wanted.contains(Version(there), prereleases=True)
+        except InvalidVersion:
+            is_met = False
+        if not is_met:
+            message = f"the type `{spec.type}` is there in version {there[:64]}, which is not in this range"
+            candidate.add("SC314", message, pointer, "install another version of it, or widen the range")
 
 
 def default_configs_are_used(candidate: Candidate) -> None:
@@ -90,6 +164,9 @@ def secrets_are_for_few(candidate: Candidate) -> None:
 
 RULES: Final[tuple[Callable[[Candidate], None], ...]] = (
     default_is_declared,
+    needed_providers_are_declared,
+    nobody_needs_itself,
+    versions_are_met,
     default_configs_are_used,
     places_are_not_shared,
     secrets_are_for_few,

@@ -1,8 +1,8 @@
 """A registry that follows its manifest: tick → read → manifest → plan → reconcile.
 
 One worker thread does every reload; it is told that something may have changed, never what. The last
-good generation keeps serving whatever the file looks like. Subscribers, hooks and factories run in the
-worker thread (at the start, in the caller's), never under a lock.
+good generation keeps serving whatever the file looks like. Subscribers run in the worker thread (at the
+start, in the caller's), hooks and factories in one beside it that can be given up, and none under a lock.
 """
 
 from __future__ import annotations
@@ -17,25 +17,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self, overload
 
 from . import forks
+from .backoff import Backoff
 from .catalog import Catalog
 from .errors import Finding, ManifestError, ManifestNotFoundError, RegistryForkedError, RuntimeClosedError
-from .events import WIRE_VERSION, Event, EventName, Subscriber, Subscribers
+from .events import Event, EventName, Subscriber, Subscribers
+from .journal import Journal
 from .load import ManifestLoader
 from .manifest import Manifest
 from .marks import Mark
-from .metadata import Holder, ProviderInfo, format_time
-from .reconcile import Report, reconcile
+from .metadata import Holder, RevisionInfo
+from .preview import PlanReport
+from .progress import OverdueError, Progress
+from .reconcile import Report, preview_reload, reconcile
 from .registry import StorageProviderRegistry
-from .watch import Watch, WatchMode, WatchStatus
+from .status import Condition, HistoryEntry, Outcome, Result, RuntimeState, Status
+from .watch import Watch, WatchMode
 
 if TYPE_CHECKING:
     from .control import ControlServer
 
-RuntimeState = Literal["ok", "rejected", "degraded", "stopped"]
-Result = Literal["started", "committed", "unchanged", "rejected", "degraded"]
 
 _SECOND_LOOK_SECONDS: Final = 1.0
 """How long a wrong file has to stay the same before it is reported: it may still be in the making."""
@@ -55,69 +58,6 @@ _logger = logging.getLogger(__name__)
 _event_logger = logging.getLogger(f"{__package__}.events")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one reload came to.
-
-    `unchanged`: the file says what is running. `rejected`: it is wrong, nothing was changed.
-    `degraded`: there is no manifest to read.
-    """
-
-    result: Result
-    at: datetime
-    generation: int
-    digest: str | None
-    """Of the manifest that was read, where one could be."""
-    duration_seconds: float
-    findings: tuple[Finding, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "result": self.result,
-            "at": format_time(self.at),
-            "generation": self.generation,
-            "digest": self.digest,
-            "duration_seconds": round(self.duration_seconds, 6),
-            "findings": [finding.as_json() for finding in self.findings],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How the runtime stands. `findings` are what is wrong with the file now; what runs is not affected."""
-
-    state: RuntimeState
-    manifest: str | None
-    generation: int
-    digest: str | None
-    """Of the manifest that is running."""
-    default: str | None
-    last_reload: Outcome | None
-    providers: tuple[ProviderInfo, ...]
-    holders: Mapping[str, tuple[Holder, ...]]
-    """Who has leases, by provider."""
-    findings: tuple[Finding, ...]
-    watch: WatchStatus | None
-    control: str | None = None
-    """The path of the control socket."""
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "version": WIRE_VERSION,
-            "state": self.state,
-            "manifest": self.manifest,
-            "generation": self.generation,
-            "digest": self.digest,
-            "default": self.default,
-            "last_reload": self.last_reload.as_json() if self.last_reload else None,
-            "providers": [provider.as_json() for provider in self.providers],
-            "holders": {name: [holder.as_json() for holder in held] for name, held in self.holders.items()},
-            "findings": [finding.as_json() for finding in self.findings],
-            "watch": self.watch.as_json() if self.watch else None,
-            "control": self.control,
-        }
-
-
 @dataclass(slots=True)
 class _Requests:
     """What the worker is asked for; guarded by the runtime's condition."""
@@ -126,8 +66,22 @@ class _Requests:
     done: int = 0
     explicit: bool = False
     """Somebody waits for a verdict: a wrong file is not looked at twice."""
+    retry: Backoff = field(default_factory=Backoff)
+    """Of what was refused for a reason that may pass by itself."""
     left: list[str] = field(default_factory=list)
     """Retiring providers that have gone since."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a reload changed nothing."""
+
+    state: Literal["degraded", "rejected"]
+    findings: tuple[Finding, ...]
+    digest: str | None
+    """Of the manifest that was refused, where it could be read."""
+    retryable: bool
+    """It may be accepted later, as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +133,11 @@ class Runtime:
         self._stopping = threading.Event()  # set under the condition, so that who waits there sees it
         self._closer: threading.Thread | None = None
         self._state: RuntimeState = "stopped"
+        self._state_since: datetime | None = None
+        self._retiring_since: dict[str, datetime] = {}
+        self._journal = Journal()
+        self._progress = Progress(self._returned)
+        self._cause = "start"  # only the worker's, once it runs
         self._manifest: Manifest | None = None
         self._findings: tuple[Finding, ...] = ()
         self._last_reload: Outcome | None = None
@@ -229,8 +188,9 @@ class Runtime:
         with self._changed:
             is_closed = self._stopping.is_set()
             if not is_closed:
-                self._state = "ok"
-                self._record("started", began, report.generation, ())
+                self._set_state("ok")
+                digest = self._manifest.digest if self._manifest is not None else None
+                self._record("started", began, report.generation, (), digest)
         if is_closed:
             self._cancel_retired()
             raise RuntimeClosedError
@@ -259,7 +219,7 @@ class Runtime:
             return
         with self._changed:
             if self._stopping.is_set():
-                if current not in (self._closer, self._worker):
+                if current not in (self._closer, self._worker) and not self._progress.runs_here():
                     self._changed.wait_for(lambda: self._state == "stopped", timeout_seconds)
                 return
             self._stopping.set()
@@ -270,7 +230,8 @@ class Runtime:
         if self._watch is not None:
             self._watch.stop(timeout_seconds)
         worker = self._worker
-        if worker is not None and worker is not current and worker.is_alive():
+        is_own = worker is current or self._progress.runs_here()
+        if worker is not None and not is_own and worker.is_alive():
             worker.join(max(0.0, deadline - monotonic()))
             if worker.is_alive():
                 _logger.warning("a reload still runs foreign code after %g s and is left", timeout_seconds)
@@ -278,7 +239,7 @@ class Runtime:
             self._cancel_retired()
         self.registry.close(max(_LEAST_CLOSE_SECONDS, deadline - monotonic()))
         with self._changed:
-            self._state = "stopped"
+            self._set_state("stopped")
             self._changed.notify_all()
         if started:
             self._publish("stopped", None)
@@ -295,19 +256,27 @@ class Runtime:
 
     # ------------------------------------------------------------------ what users ask
 
-    def reload(self, *, timeout_seconds: float | None = None) -> Outcome:
-        """Read the manifest now, and return what came of it: of a reload that began after this call.
+    @overload
+    def reload(self, *, wait: Literal[True] = True, timeout_seconds: float | None = None) -> Outcome: ...
+    @overload
+    def reload(self, *, wait: Literal[False]) -> None: ...
+    def reload(self, *, wait: bool = True, timeout_seconds: float | None = None) -> Outcome | None:
+        """Read the manifest now, and return what came of it: of a reload that began after this call. Unless
+        `wait`, only ask for it.
 
         Raises:
             RuntimeClosedError: the runtime was closed, or never started, or has no manifest.
             RegistryForkedError: this is a forked child of the process that follows the manifest.
             TimeoutError: there is no outcome yet; the reload goes on.
-            RuntimeError: called from a subscriber, a hook or a factory: it would wait for itself.
+            RuntimeError: it is to wait, in a subscriber, a hook or a factory: it would wait for itself.
         """
+        if not wait:
+            self._ask(explicit=True)
+            return None
         worker = self._worker
         is_starting = worker is not None and worker.ident is None and self._state != "stopped"
-        if is_starting or threading.current_thread() is worker:
-            raise RuntimeError("reload() waits for the thread that it was called in; use request_reload()")
+        if is_starting or threading.current_thread() is worker or self._progress.runs_here():
+            raise RuntimeError("reload() waits for the thread that it was called in; use reload(wait=False)")
         ticket = self._ask(explicit=True)
         with self._changed:
             done = self._changed.wait_for(
@@ -319,13 +288,32 @@ class Runtime:
                 raise RuntimeClosedError
         raise TimeoutError(f"the reload has no outcome after {timeout_seconds} s")
 
-    def request_reload(self) -> None:
-        """Ask for a reload, and do not wait for it.
+    def plan(self) -> PlanReport:
+        """What a reload would do now, and what is in its way. Reads the manifest, and changes nothing.
 
         Raises:
-            RuntimeClosedError: as `reload`.
+            RuntimeClosedError: the runtime was closed, or never started, or has no manifest.
+            RegistryForkedError: this is a forked child of the process that follows the manifest.
         """
-        self._ask(explicit=True)
+        if self._forked:
+            raise RegistryForkedError(f"the runtime of {self.path}")
+        with self._changed:
+            running, state = self._manifest, self._state
+        if self._loader is None or running is None or state == "stopped":
+            raise RuntimeClosedError
+        try:
+            return preview_reload(self.registry, self._loader.load(), running)
+        except ManifestNotFoundError as error:
+            refused = ManifestError([self._missing(error)])
+        except ManifestError as error:
+            refused = error
+        findings, digest = refused.findings, refused.digest
+        generation = self.registry.snapshot().generation
+        return PlanReport(str(self.path), generation, running.digest, digest, findings=findings)
+
+    def history(self) -> tuple[HistoryEntry, ...]:
+        """The last fifty commits, refusals and retirements, the oldest first."""
+        return self._journal.entries()
 
     @property
     def manifest(self) -> Manifest | None:
@@ -352,10 +340,13 @@ class Runtime:
     def status(self) -> Status:
         """Everything that an operator asks first; never waits for a reload."""
         with self._changed:
-            state, manifest = self._state, self._manifest
+            state, manifest, since = self._state, self._manifest, self._state_since
             last_reload, findings = self._last_reload, self._findings
+            retiring_since = dict(self._retiring_since)
+            retry_in_seconds = self._requests.retry.remaining_seconds()
         snapshot = self.registry.snapshot()
         providers = tuple(self.registry.list_providers())
+        retiring = [info.name for info in providers if info.state == "retiring"]
         held = {info.name: tuple(self._holders(info.name)) for info in providers if info.instance_count}
         return Status(
             state=state,
@@ -369,6 +360,15 @@ class Runtime:
             findings=findings,
             watch=self._watch.status() if self._watch is not None else None,
             control=str(control.path) if (control := self._control) and control.path else None,
+            phase=self._progress.phase(),
+            hanging=self._progress.hanging(),
+            conditions=(
+                _applied(state, since, findings),
+                _retiring({name: retiring_since.get(name) for name in retiring}),
+                _hanging(self._progress),
+            ),
+            revisions={info.name: tuple(self._revisions(info.name)) for info in providers},
+            retry_in_seconds=retry_in_seconds,
         )
 
     # ------------------------------------------------------------------ inside
@@ -386,6 +386,11 @@ class Runtime:
             return self.registry.holders(name)
         return ()
 
+    def _revisions(self, name: str) -> Sequence[RevisionInfo]:
+        with suppress(LookupError):  # as above
+            return self.registry.revisions(name)
+        return ()
+
     def _files(self) -> tuple[Path, ...]:
         with self._changed:
             manifest = self._manifest
@@ -397,9 +402,16 @@ class Runtime:
         with suppress(RuntimeClosedError):
             self._ask(explicit=False)
 
+    def _returned(self) -> None:
+        """A step that a reload had given up has come back: what was refused for it may succeed now."""
+        with self._changed:
+            self._requests.retry.hurry()
+            self._changed.notify_all()
+
     def _left(self, name: str) -> None:
         with self._changed:
             self._requests.left.append(name)
+            self._requests.retry.hurry()  # perhaps that was what a reload waited for
             self._changed.notify_all()
 
     def _start_anew(self) -> None:
@@ -422,18 +434,29 @@ class Runtime:
         requests = self._requests
         while True:
             with self._changed:
+                retry_in_seconds = requests.retry.remaining_seconds()
                 self._changed.wait_for(
-                    lambda: self._stopping.is_set() or requests.left or requests.asked > requests.done,
-                    _SWEEP_SECONDS,
+                    lambda: (
+                        self._stopping.is_set()
+                        or requests.left
+                        or requests.asked > requests.done
+                        or requests.retry.remaining_seconds() == 0
+                    ),
+                    _SWEEP_SECONDS if retry_in_seconds is None else min(retry_in_seconds, _SWEEP_SECONDS),
                 )
                 left, requests.left = requests.left, []
                 ticket, explicit = requests.asked, requests.explicit
                 stopping = self._stopping.is_set()
-                due = ticket > requests.done and not stopping
+                asked, retry = ticket > requests.done, requests.retry.remaining_seconds() == 0
+                due = (asked or retry) and not stopping
+                self._cause = "request" if explicit else "file" if asked else "retry"
                 requests.explicit = False
             try:
                 self.registry.sweep()
                 if left:
+                    with self._changed:
+                        for name in left:
+                            self._retiring_since.pop(name, None)
                     self._publish("retired", None, removed=tuple(left))
                 if due:
                     self._reload(explicit=explicit)
@@ -452,7 +475,10 @@ class Runtime:
         if self._loader is None:
             return Report.nothing(self.registry.snapshot().generation)
         manifest = self._loader.load()
-        report = self._reconcile(manifest, None)
+        try:
+            report = self._reconcile(manifest, None)
+        finally:
+            self._progress.close()
         if report.findings:
             raise ManifestError(report.findings)
         self._manifest = manifest
@@ -460,15 +486,29 @@ class Runtime:
             _logger.warning("%s", finding)
         return report
 
-    def _reconcile(self, manifest: Manifest, applied_default: str | None) -> Report:
+    def _reconcile(self, manifest: Manifest, running: Manifest | None) -> Report:
         return reconcile(
             self.registry,
             self._catalog,
             manifest,
-            applied_default=applied_default,
+            running=running,
             eager=self._eager,
             cancelled=self._stopping,
+            progress=self._progress,
         )
+
+    def _load(self, loader: ManifestLoader, running: Manifest) -> Manifest:
+        """Checks of types are foreign code too.
+
+        Raises:
+            ManifestNotFoundError, ManifestError, OverdueError: there is none.
+        """
+        self._progress.enter("load")
+        timeout_seconds = running.reload.step_timeout_seconds
+        return self._progress.run("loading the manifest", None, loader.load, timeout_seconds)
+
+    def _missing(self, error: ManifestNotFoundError) -> Finding:
+        return Finding("SC117", f"{error}; what runs is kept", Mark.at_start(str(self.path)))
 
     def _reload(self, *, explicit: bool) -> None:
         """One reload, from reading to events.
@@ -484,35 +524,51 @@ class Runtime:
         if path is None or loader is None or running is None:
             return
         absent = False
+        digest: str | None = None
+        start = Mark.at_start(str(path))
         try:
-            manifest = loader.load()
-            report = self._reconcile(manifest, running.default)
+            manifest = self._load(loader, running)
+            digest = manifest.digest
+            report = self._reconcile(manifest, running)
             findings = report.findings
         except ManifestNotFoundError as error:
             absent = True
-            findings = (Finding("SC117", f"{error}; what runs is kept", Mark.at_start(str(path))),)
+            findings = (self._missing(error),)
         except ManifestError as error:
             absent = any(finding.code == "SC103" for finding in error.findings)
-            findings = error.findings
+            findings, digest = error.findings, error.digest
+        except OverdueError as error:
+            message = f"loading the manifest: {error}; what runs is kept"
+            findings = (Finding("SC705", message, start),)
         except RuntimeClosedError:
             raise
         except BaseException as error:
             _logger.exception("a reload failed")
             message = f"the reload failed with {type(error).__name__}, see the log; what runs is kept"
-            findings = (Finding("SC901", message, Mark.at_start(str(path))),)
+            findings = (Finding("SC901", message, start),)
+        finally:
+            self._progress.enter(None)
+            self._progress.close()
         generation = self.registry.snapshot().generation
         if findings and not explicit and self._is_in_the_making(findings):
             _logger.debug("the manifest %s is wrong, and may be in the making: a second look is due", path)
             return
         self._doubt = None
         if findings or manifest is None or report is None:
-            self._refuse("degraded" if absent else "rejected", began, generation, findings)
+            is_overdue = any(finding.code == "SC705" for finding in findings)
+            retryable = report.retryable if report is not None else is_overdue
+            outcome = _Refusal("degraded" if absent else "rejected", findings, digest, retryable)
+            self._refuse(outcome, began, generation)
             return
         with self._changed:
             self._check_running()
             recovered = self._state != "ok"
-            self._state, self._findings, self._manifest = "ok", (), manifest
-            self._record("committed" if report.plan else "unchanged", began, report.generation, ())
+            self._set_state("ok")
+            self._findings, self._manifest = (), manifest
+            self._requests.retry.stop()
+            self._note_retiring(report.retiring)
+            result: Result = "committed" if report.plan else "unchanged"
+            self._record(result, began, report.generation, (), manifest.digest)
         if report.plan:
             self._publish("committed", report)
         elif recovered:
@@ -537,33 +593,56 @@ class Runtime:
         self._watch.poke(_SECOND_LOOK_SECONDS)
         return True
 
-    def _refuse(
-        self,
-        state: Literal["degraded", "rejected"],
-        began: float,
-        generation: int,
-        findings: tuple[Finding, ...],
-    ) -> None:
+    def _refuse(self, refusal: _Refusal, began: float, generation: int) -> None:
+        state, findings = refusal.state, refusal.findings
         with self._changed:
             self._check_running()
             said = self._state == state and self._findings == findings
-            self._state, self._findings = state, findings
-            self._record(state, began, generation, findings)
+            self._set_state(state)
+            self._findings = findings
+            self._record(state, began, generation, findings, refusal.digest)
+            if refusal.retryable:
+                is_overdue = any(finding.code == "SC705" for finding in findings)
+                self._requests.retry.after_failure(refusal.digest, patiently=is_overdue)
+            else:
+                self._requests.retry.stop()
         if not said:
-            self._publish(state, None, findings=findings)
+            self._publish(state, None, findings=findings, digest=refusal.digest)
+
+    def _set_state(self, state: RuntimeState) -> None:
+        """Under the lock."""
+        if state != self._state:
+            self._state, self._state_since = state, datetime.now(UTC)
+
+    def _note_retiring(self, names: Sequence[str]) -> None:
+        """Under the lock: those that came back have been waiting no longer."""
+        now, snapshot = datetime.now(UTC), self.registry.snapshot()
+        known = {**dict.fromkeys(names, now), **self._retiring_since}
+        self._retiring_since = {
+            name: since
+            for name, since in known.items()
+            if (provider := snapshot.get(name)) is not None and provider.state == "retiring"
+        }
 
     def _check_running(self) -> None:
         """Under the lock: who was closed says no more."""
         if self._state == "stopped":
             raise RuntimeClosedError
 
-    def _record(self, result: Result, began: float, generation: int, findings: tuple[Finding, ...]) -> None:
+    def _record(
+        self,
+        result: Result,
+        began: float,
+        generation: int,
+        findings: tuple[Finding, ...],
+        digest: str | None,
+    ) -> None:
         """Under the lock."""
         self._last_reload = Outcome(
             result=result,
             at=datetime.now(UTC),
             generation=generation,
-            digest=self._manifest.digest if self._manifest is not None and not findings else None,
+            digest=digest,
             duration_seconds=monotonic() - began,
             findings=findings,
         )
@@ -575,16 +654,18 @@ class Runtime:
         *,
         removed: tuple[str, ...] = (),
         findings: tuple[Finding, ...] = (),
+        digest: str | None = None,
     ) -> None:
+        """`digest` is that of a manifest that was refused, where it could be read; all others are running."""
         snapshot = self.registry.snapshot()
         with self._changed:
-            digest = self._manifest.digest if self._manifest is not None else None
+            running = self._manifest.digest if self._manifest is not None else None
             self._changed.notify_all()
         event = Event(
             event=name,
             at=datetime.now(UTC),
             generation=report.generation if report is not None else snapshot.generation,
-            digest=digest,
+            digest=running,
             added=report.added if report is not None else (),
             updated=report.updated if report is not None else (),
             removed=report.removed if report is not None else removed,
@@ -593,7 +674,36 @@ class Runtime:
             findings=findings,
         )
         _log(event, self.path)
+        path = str(self.path) if self.path is not None else None
+        self._journal.record(event, path, digest if findings else running, self._cause_of(name))
         self._subscribers.publish(event)
+
+    def _cause_of(self, name: EventName) -> str:
+        return {"started": "start", "retired": "release", "stopped": "close"}.get(name, self._cause)
+
+
+def _applied(state: RuntimeState, since: datetime | None, findings: Sequence[Finding]) -> Condition:
+    if state == "ok":
+        return Condition("applied", True, "applied", "what runs is what the manifest says", since)
+    if not findings:
+        return Condition("applied", False, state, "nothing follows the manifest", since)
+    more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
+    return Condition("applied", False, state, f"{findings[0]}{more}", since)
+
+
+def _retiring(since: Mapping[str, datetime | None]) -> Condition:
+    if not since:
+        return Condition("retiring", False, "none", "no provider waits for its last lease", None)
+    first = min((at for at in since.values() if at is not None), default=None)
+    message = f"removed, and in use until the last lease is closed: {', '.join(since)}"
+    return Condition("retiring", True, "in_use", message, first)
+
+
+def _hanging(progress: Progress) -> Condition:
+    steps = progress.hanging()
+    if not steps:
+        return Condition("hanging", False, "none", "all foreign code has come back", None)
+    return Condition("hanging", True, "overdue", "; ".join(map(str, steps)), progress.hanging_since())
 
 
 def _log(event: Event, path: Path | None) -> None:

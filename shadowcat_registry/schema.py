@@ -75,7 +75,7 @@ class Compiled:
         self._made: Validator | None = None
         self._places: dict[str, tuple[Pointer, ...] | None] = {
             keyword: _fixed_places(schema, keyword)
-            for keyword in ("x-path", "x-exclusive", "x-secret", "deprecated")
+            for keyword in ("x-path", "x-exclusive", "x-provider", "x-secret", "deprecated")
         }
 
     @property

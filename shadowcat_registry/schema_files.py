@@ -46,10 +46,10 @@ def manifest_schema() -> dict[str, Any]:
 
 
 def fragment_schema() -> dict[str, Any]:
-    """The schema of an included file: that of `registry.yaml` without `defaults`, nothing but its version
-    required."""
+    """The schema of an included file: that of `registry.yaml` without what there is one of for all files,
+    nothing but its version required."""
     schema = manifest_schema()
-    del schema["properties"]["defaults"], schema["if"], schema["else"]
+    del schema["properties"]["defaults"], schema["properties"]["reload"], schema["if"], schema["else"]
     return schema
 
 

@@ -29,6 +29,7 @@ class TypeInUse:
     has_secrets: bool = False
     has_advice: bool = False
     has_exclusive: bool = False
+    has_references: bool = False
 
     @property
     def schema(self) -> Schema | None:
@@ -57,6 +58,7 @@ def type_in_use(factory: StorageProviderFactory, known: TypeInUse | None) -> Typ
         has_secrets=mentions(schema, "x-secret"),
         has_advice=mentions(schema, "x-path") or mentions(schema, "deprecated"),
         has_exclusive=mentions(schema, "x-exclusive"),
+        has_references=mentions(schema, "x-provider"),
     )
 
 

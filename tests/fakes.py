@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from shadowcat_registry.backend import CreateContext
+from shadowcat_registry.backend import CreateContext, Durability, Reconfiguration
 from shadowcat_registry.metadata import Config, ProviderCapability
 from shadowcat_registry.providers.memory import MemoryBackend
 
@@ -23,11 +23,23 @@ PATIENCE_SECONDS = 10.0
 
 
 class Backend(MemoryBackend):
-    def __init__(self, config: Config, context: CreateContext, on_close: Callable[[], object] | None) -> None:
+    durability = Durability("none")
+
+    def __init__(
+        self,
+        config: Config,
+        context: CreateContext,
+        on_close: Callable[[], object] | None,
+        on_reconfigure: Callable[[Backend, Config], Reconfiguration | None] | None = None,
+    ) -> None:
         super().__init__(logging.getLogger("tests.fakes"), max_bytes=1 << 20, max_tapes=100)
         self.config, self.context = config, context
         self.close_count = 0
         self._on_close = on_close
+        self._on_reconfigure = on_reconfigure
+
+    def reconfigure(self, config: Config) -> Any:
+        return None if self._on_reconfigure is None else self._on_reconfigure(self, config)
 
     def close(self) -> None:
         self.close_count += 1
@@ -51,11 +63,13 @@ class Factory:
         on_create: Callable[[Config, CreateContext], object] | None = None,
         on_close: Callable[[], object] | None = None,
         on_validate: Callable[[Config], object] | None = None,
+        on_reconfigure: Callable[[Backend, Config], Reconfiguration | None] | None = None,
     ) -> None:
         self.name = name
         self.display_name = name.title()
         self.schema, self.capabilities = schema, capabilities
         self.on_create, self.on_close, self.on_validate = on_create, on_close, on_validate
+        self.on_reconfigure = on_reconfigure
         self.backends: list[Backend] = []
         self._lock = threading.Lock()  # guards the two counts
         self.create_count = 0
@@ -72,7 +86,7 @@ class Factory:
             self.create_count += 1
         if self.on_create is not None:
             self.on_create(config, context)
-        backend = Backend(config, context, self.on_close)
+        backend = Backend(config, context, self.on_close, self.on_reconfigure)
         with self._lock:
             self.backends.append(backend)
         return backend

@@ -124,10 +124,10 @@ class TestAnswers:
         with closing(events):  # type: ignore[type-var]  # it is a generator
             assert next(events)["event"] == "started"
             manifest.write_text(BROKEN)
-            runtime.request_reload()
+            runtime.reload(wait=False)
             assert next(events)["event"] == "rejected"
             manifest.write_text(MANIFEST)
-            runtime.request_reload()
+            runtime.reload(wait=False)
             assert next(events)["event"] == "recovered"
         until(lambda: not client_threads() or runtime.reload())
 

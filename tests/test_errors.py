@@ -33,6 +33,7 @@ FINDING = Finding("SC201", "there is no field `x` here", Mark("r.yaml", 2, 3, 2,
 SAMPLES: dict[str, object] = {
     "findings": (FINDING,),
     "excerpts": (Excerpt(FINDING.mark, "  x: ***", 2, 3),),
+    "digest": "5e2f",
     "path": "r.yaml",
     "reason": "it broke",
     "name": "archive",

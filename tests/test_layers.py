@@ -26,6 +26,8 @@ RANKS: dict[str, float] = {
     "exits": 0,
     "bounded": 0,
     "private": 0,
+    "backoff": 0,
+    "dependencies": 0,
     # errors, formats, files of the package
     "errors": 1,
     "schema_files": 1,
@@ -44,6 +46,7 @@ RANKS: dict[str, float] = {
     "watch": 2.2,
     # what stands on the contracts
     "interpolate": 3,
+    "fingerprints": 3.1,
     "schema_walk": 3,
     "defaults": 3.1,
     "dialect": 3.1,
@@ -86,6 +89,10 @@ RANKS: dict[str, float] = {
     "load": 4.4,
     "editor": 4,
     "plan": 4,
+    "status": 4,
+    "journal": 4.1,
+    "progress": 4.1,
+    "guards": 4.2,
     "leases": 4,
     "snapshot": 4.1,
     "openings": 4.1,
@@ -102,7 +109,9 @@ RANKS: dict[str, float] = {
     "tapes.importing": 4.1,
     "tapes.verifying": 4.1,
     # what brings them together
-    "reconcile": 5,
+    "preview": 5,
+    "prepare": 5,
+    "reconcile": 5.1,
     "control": 5,
     "runtime": 6,
     "startup": 6.1,

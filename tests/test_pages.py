@@ -36,6 +36,11 @@ WITHOUT_EXAMPLE = {
     "SC702": "about a process",
     "SC703": "about a process",
     "SC704": "about a process",
+    "SC705": "about a process",
+    "SC706": "about a process",
+    "SC707": "about a process",
+    "SC708": "about a process",
+    "SC709": "about a process",
     "SC901": "about a process",
 }
 WITH_EXAMPLE = sorted(CODES.keys() - WITHOUT_EXAMPLE.keys())

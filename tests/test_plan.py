@@ -80,7 +80,7 @@ class TestLaws:
         actions = [action for action in diff(old, new) if action.kind != "default"]
         assert len({action.name for action in actions}) == len(actions)
         for action in actions:
-            assert bool(action.changed) == (action.kind in ("update", "replace", "relabel"))
+            assert bool(action.changed) == (action.kind in ("update", "replace", "metadata"))
 
     @given(states(), states())
     def test_no_line_of_it_shows_a_value(self, old: State, new: State) -> None:
@@ -126,7 +126,7 @@ class TestDiff:
                 ("config.n.a", "config.n.b", "config.n.c"),
             ),
             (_spec(n=None), _spec(), "update", ("config.n",)),
-            (_spec(), _spec(display_name="Alpha"), "relabel", ("display_name",)),
+            (_spec(), _spec(display_name="Alpha"), "metadata", ("display_name",)),
             (_spec(n=1), _spec(n=2, display_name="Alpha"), "update", ("display_name", "config.n")),
             (_spec(), _spec(type_="filesystem"), "replace", ("type",)),
         ],
@@ -145,7 +145,7 @@ class TestDiff:
 
     def test_a_default_that_is_gone_is_unset(self) -> None:
         (action,) = diff(State({}, "a"), State({}))
-        assert action == Action("default", None)
+        assert action == Action("default", None, old_default="a")
         assert str(action) == "unset the default"
 
     def test_an_empty_plan_is_false(self) -> None:

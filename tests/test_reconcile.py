@@ -33,7 +33,7 @@ class World:
         self.registry = StorageProviderRegistry(construction_timeout_seconds=5)
         self.fake, self.other = Factory("fake"), Factory("other")
         self.catalog = Catalog([self.fake, self.other])
-        self.applied: str | None = None
+        self.applied: Manifest | None = None
 
     def manifest(self, default: str | None = None, **providers: Any) -> Manifest:
         """A provider is its config, or, as a text, its type."""
@@ -49,9 +49,9 @@ class World:
         return parse_manifest(text.encode(), self.path, self.catalog)
 
     def apply(self, manifest: Manifest, **options: Any) -> Report:
-        report = reconcile(self.registry, self.catalog, manifest, applied_default=self.applied, **options)
+        report = reconcile(self.registry, self.catalog, manifest, running=self.applied, **options)
         if not report.findings:
-            self.applied = manifest.default
+            self.applied = manifest
         return report
 
     def declare(self, default: str | None = None, **providers: Any) -> Report:
@@ -224,8 +224,9 @@ class TestAPlanThatFails:
 
         world.other.on_create = create
         world.declare("a", a={})
-        with pytest.raises(type(error)):
-            world.declare("b", a={"n": 1}, b="other")
+        (finding,) = world.declare("b", a={"n": 1}, b="other").findings
+        assert finding.code == "SC701"
+        assert f"it raised {type(error).__name__}" in finding.message
         assert [b.close_count for b in world.fake.backends] == [0, 1]
         assert world.registry.get_provider_info("a").revision == 1
 
@@ -357,7 +358,7 @@ class TestOwnership:
     def test_the_plan_is_about_declared_providers_only(self, world: World) -> None:
         world.declare("a", a={})
         world.registry.register(Factory("mine"))
-        assert not make_plan(world.registry.snapshot(), world.manifest("a", a={}), "a")
+        assert not make_plan(world.registry.snapshot(), world.manifest("a", a={}), world.applied)
 
 
 class TestCodeThatInterferes:

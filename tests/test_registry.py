@@ -33,7 +33,7 @@ from shadowcat_registry.errors import (
     StalePlanError,
     StorageClosedError,
 )
-from shadowcat_registry.generations import Change, Committed, SetDefault
+from shadowcat_registry.generations import Change, Committed, SetDefault, Terms
 from shadowcat_registry.metadata import ProviderCapability, ProviderSpec
 from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.snapshot import Provider
@@ -819,7 +819,7 @@ class TestUpdate:
         staged = registry.stage(ProviderSpec("b", "b"), Factory("b"), origin="manifest")
         cancelled.set()
         with pytest.raises(RuntimeClosedError):
-            registry.commit([Change("b", None, staged)], cancelled=cancelled)
+            registry.commit([Change("b", None, staged)], terms=Terms(None, cancelled=cancelled))
         assert len(registry) == 0
 
 

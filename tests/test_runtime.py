@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -265,8 +266,8 @@ class TestReload:
         world.fake.on_create = leave
         world.write("a", a={"n": 1})
         outcome = runtime.reload()
-        assert (outcome.result, [f.code for f in outcome.findings]) == ("rejected", ["SC901"])
-        assert "a reload failed" in caplog.text
+        assert (outcome.result, [f.code for f in outcome.findings]) == ("rejected", ["SC701"])
+        assert "it raised SystemExit" in caplog.text
         world.fake.on_create = None
         assert runtime.reload().result == "committed"
 
@@ -345,7 +346,7 @@ class TestReload:
         def subscriber(event: Event) -> None:
             if event.event == "committed" and event.generation == 2:
                 world.write("a", a={"n": 2})
-                world.runtime.request_reload()
+                world.runtime.reload(wait=False)
             again.set()
 
         runtime = world.start("a", a={})
@@ -355,11 +356,11 @@ class TestReload:
         assert runtime.wait_for(3, PATIENCE_SECONDS)
 
     def test_one_that_is_not_running_says_so(self, world: World) -> None:
-        for call in (world.runtime.reload, world.runtime.request_reload):
+        for call in (world.runtime.reload, partial(world.runtime.reload, wait=False)):
             with pytest.raises(RuntimeClosedError):
                 call()
         world.start("a", a={}).close()
-        for call in (world.runtime.reload, world.runtime.request_reload):
+        for call in (world.runtime.reload, partial(world.runtime.reload, wait=False)):
             with pytest.raises(RuntimeClosedError):
                 call()
 
@@ -624,16 +625,95 @@ class TestStatus:
         assert status["providers"][0]["instance_count"] == 1
         assert status["holders"]["a"][0]["acquired_at"].startswith(__file__)
 
-    def test_does_not_wait_for_a_reload(self, world: World) -> None:
+    def test_does_not_wait_for_a_reload_and_says_where_that_is(self, world: World) -> None:
         gate = Gate()
         runtime = world.start("a", a={})
+        assert runtime.status().phase is None
         world.fake.on_create = gate
         world.write("a", a={"n": 1})
         reloading = Running(runtime.reload)
         gate.reached()
-        assert runtime.status().generation == 1
+        status = runtime.status()
         gate.open()
         reloading.result()
+        assert (status.generation, status.phase and status.phase.name) == (1, "prepare")
+        assert status.phase is not None
+        assert status.phase.step is not None
+        assert status.phase.step.what == "opening the storage of provider 'a'"
+        assert str(status.phase.step.at).startswith(str(Path(__file__).parent))
+        assert runtime.status().phase is None
+
+    def test_conditions_say_what_is_so_why_and_since_when(self, world: World) -> None:
+        runtime = world.start("a", a={}, b={})
+        with runtime.registry.open_storage("b"):
+            world.write("a", a={})
+            runtime.reload()
+            world.put("version: 2")
+            runtime.reload()
+            applied, retiring, hanging = runtime.status().conditions
+        assert (applied.name, applied.is_true, applied.reason) == ("applied", False, "rejected")
+        assert "SC202" in applied.message
+        assert (retiring.name, retiring.is_true, retiring.message.split()[-1]) == ("retiring", True, "b")
+        assert (hanging.name, hanging.is_true) == ("hanging", False)
+        assert applied.since is not None
+        assert retiring.since is not None
+        assert world.events[1].at >= retiring.since <= applied.since
+        until(lambda: not runtime.status().conditions[1].is_true)
+
+    def test_has_every_revision_with_its_leases(self, world: World) -> None:
+        runtime = world.start("a", a={})
+        with runtime.registry.open_storage("a"):
+            world.write("a", a={"n": 1})
+            runtime.reload()
+            revisions = (runtime.status().revisions or {})["a"]
+            found = [(it.number, it.lease_count, it.is_open, it.superseded) for it in revisions]
+            assert found == [(1, 1, True, True), (2, 0, True, False)]
+
+    def test_a_refused_manifest_is_named_by_its_digest(self, world: World) -> None:
+        runtime = world.start("a", a={})
+        world.write("b", a={})
+        refused = runtime.reload()
+        world.write("b", a={}, b={})
+        assert refused.digest not in (None, runtime.status().digest)
+        world.put("version: 1\nproviders: {a: {type: nosuch}}\n")
+        assert runtime.reload().digest is None, "where its secrets are is not known"
+
+
+class TestHistory:
+    def test_has_commits_refusals_and_retirements(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "shadowcat_registry.audit")
+        runtime = world.start("a", a={}, b={})
+        with runtime.registry.open_storage("b"):
+            world.write("a", a={})
+            runtime.reload()
+        until(lambda: world.said[-1] == "retired")
+        world.write("b", a={})
+        runtime.reload()
+        runtime.reload()
+        found = [(entry.outcome, entry.generation, entry.summary) for entry in runtime.history()]
+        assert found == [
+            ("started", 1, "added a, b; default a"),
+            ("committed", 2, "retiring b; default a"),
+            ("retired", 3, "removed b"),
+            ("rejected", 3, "SC301 the default provider `b` is not declared"),
+        ]
+        audit = [vars(record)["audit"] for record in caplog.records if "audit" in vars(record)]
+        assert [(it["outcome"], it["cause"]) for it in audit] == [
+            ("started", "start"),
+            ("committed", "request"),
+            ("retired", "release"),
+            ("rejected", "request"),
+        ]
+        json.dumps(audit)
+
+    def test_keeps_the_last_fifty(self, world: World) -> None:
+        runtime = world.start("a", a={})
+        for n in range(60):
+            world.write("a", a={"n": n})
+            runtime.reload()
+        assert [entry.generation for entry in runtime.history()] == list(range(12, 62))
 
 
 class TestDoubt:

@@ -78,7 +78,7 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
                 continue
             if number is None or number != _RELOAD:
                 break
-            runtime.request_reload()
+            runtime.reload(wait=False)
     finally:
         try:
             runtime.close()

@@ -46,11 +46,8 @@ class MemoryProviderFactory:
         """The schema says it all."""
 
     def create(self, config: Config, context: CreateContext) -> MemoryBackend:
-        return MemoryBackend(
-            context.logger,
-            max_bytes=config.get("max_bytes", _MAX_BYTES),
-            max_tapes=config.get("max_tapes", _MAX_TAPES),
-        )
+        max_bytes, max_tapes = _bounds(config)
+        return MemoryBackend(context.logger, max_bytes=max_bytes, max_tapes=max_tapes)
 
     def check(self, config: Config, context: CreateContext) -> None:
         """There is nothing that could be missing."""
@@ -169,6 +166,14 @@ class MemoryBackend:
             self._tapes.clear()
             self._size_bytes = 0
 
+    def reconfigure(self, config: Config) -> _Resizing:
+        """Other bounds, for the tapes that are there. Lower ones evict nothing before the next write."""
+        return _Resizing(self, *_bounds(config))
+
+    def resize(self, max_bytes: int, max_tapes: int) -> None:
+        with self._lock:
+            self._max_bytes, self._max_tapes = max_bytes, max_tapes
+
     # -- for the appender -----------------------------------------------------------------------
 
     def add(self, tape: _Tape, writer: _MemoryAppender, lines: Sequence[bytes]) -> None:
@@ -234,6 +239,19 @@ class MemoryBackend:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class _Resizing:
+    backend: MemoryBackend
+    max_bytes: int
+    max_tapes: int
+
+    def apply(self) -> None:
+        self.backend.resize(self.max_bytes, self.max_tapes)
+
+    def discard(self) -> None:
+        """Nothing was got ready."""
+
+
 class _MemoryAppender:
     def __init__(self, backend: MemoryBackend, tape: _Tape) -> None:
         self._backend = backend
@@ -254,6 +272,10 @@ def _growing(lines: Sequence[bytes]) -> Iterator[bytes]:
     while position < len(lines):
         yield lines[position]
         position += 1
+
+
+def _bounds(config: Config) -> tuple[int, int]:
+    return config.get("max_bytes", _MAX_BYTES), config.get("max_tapes", _MAX_TAPES)
 
 
 def _has_ended(meta: Metadata) -> bool:
