@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -15,6 +15,7 @@ from ... import forks
 from . import layout
 from .connections import Connections
 from .durable import LogSync, sync_directory
+from .failures import translated
 from .index import Index, has_fts5
 from .locks import is_open_here, locks_of
 from .segments import Segments
@@ -50,20 +51,21 @@ class File:
         self._look_at = 0.0
         self._closed = False
         with _opening:
-            is_new = not path.exists()
             if not is_open_here(path):
                 layout.check_header(path)
             _make_directories(path.parent)
-            if is_new:
-                _make_file(path)
             self.locks: Final = locks_of(path)
+            try:
+                if self.locks.users == 1 and not layout.check_header(path):
+                    self._make()
+            except BaseException:
+                self.locks.leave()
+                raise
         self.connections: Final = Connections(
             path, busy_timeout_seconds=busy_timeout_seconds, min_free_bytes=min_free_bytes
         )
         try:
             self._identity = _identity(path)
-            if is_new:
-                sync_directory(path.parent)
             with self.connections.alone() as db:
                 layout.bring_up_to_date(db, path)
                 self.has_fts5: Final = has_fts5(db)
@@ -73,6 +75,12 @@ class File:
         except BaseException:
             self.close()
             raise
+
+    def _make(self) -> None:
+        with self.locks.making(), translated(self.path):
+            if not layout.check_header(self.path):  # perhaps another process was faster
+                layout.make(self.path)
+                sync_directory(self.path.parent)
 
     @contextmanager
     def locked(self) -> Iterator[Callable[[int, str], None]]:
@@ -114,12 +122,6 @@ class File:
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def _make_file(path: Path) -> None:
-    """For the owner only; SQLite gives its log and index the same mode."""
-    with suppress(FileExistsError):  # somebody else was faster
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
 
 
 def _make_directories(directory: Path) -> None:

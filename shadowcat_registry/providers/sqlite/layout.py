@@ -17,8 +17,11 @@ killed leaves such rows behind, and the next one works them off.
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -129,30 +132,47 @@ def check_version(path: Path, version: int) -> None:
         )
 
 
+def make(path: Path) -> None:
+    """Make a new file: beside its place first, so that it is there whole or not at all. The caller sees to
+    it that nobody else does so at the same time."""
+    descriptor, name = tempfile.mkstemp(".new", f".{path.name}.", path.parent)  # for the owner only
+    os.close(descriptor)
+    new = Path(name)
+    try:
+        with closing(sqlite3.connect(new, isolation_level=None)) as db:
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table; without effect later
+            _migrate(db, 0)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute("PRAGMA journal_mode = WAL")
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
 def bring_up_to_date(db: sqlite3.Connection, path: Path) -> None:
-    """Create what is missing, or migrate. Of several processes one does it, and the others wait for it.
+    """Migrate a file where it is older. Of several processes one does it, and the others wait for it.
 
     Raises:
         StorageUnavailableError: the file is newer than this code.
     """
-    if _version(db) != len(MIGRATIONS):
-        # Before the first table; without effect later.
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        db.execute("BEGIN EXCLUSIVE")
-        try:
-            version = _version(db)  # again: somebody else may have been faster
-            check_version(path, version)
-            for migrate in MIGRATIONS[version:]:
-                migrate(db)
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-    # Only now: so the first page of the file itself says whose it is from the beginning.
-    db.execute("PRAGMA journal_mode = WAL")
+    if _version(db) == len(MIGRATIONS):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(db)  # again: somebody else may have been faster
+        check_version(path, version)
+        _migrate(db, version)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _migrate(db: sqlite3.Connection, version: int) -> None:
+    for migrate in MIGRATIONS[version:]:
+        migrate(db)
+    db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
 
 def _version(db: sqlite3.Connection) -> int:

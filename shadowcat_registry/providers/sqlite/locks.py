@@ -17,6 +17,8 @@ import os
 import struct
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,6 +74,18 @@ class WriterLocks:
         )
         kind, *_, pid = _FLOCK.unpack(answer)
         return pid if kind != _fcntl.F_UNLCK and pid > 0 else None
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """While somebody makes the file, in whatever process: its byte is the first, which no tape has."""
+        if _fcntl is None:
+            yield
+            return
+        _fcntl.lockf(self._descriptor, _fcntl.LOCK_EX, 1, 0)
+        try:
+            yield
+        finally:
+            _fcntl.lockf(self._descriptor, _fcntl.LOCK_UN, 1, 0)
 
     def is_free(self, no: int) -> bool:
         """Whether nobody writes the tape, at this moment."""

@@ -165,8 +165,8 @@ def _copy(file: File, partial: Path, progress: Callable[[int, int], object] | No
                 db.backup(copy, pages=_COPIED_PAGES, progress=tell, sleep=0)
             finally:
                 db.execute("ROLLBACK")
-        copy.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
-        found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
+            found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise StorageDamagedError(f"the copy was dropped, since SQLite says {found}: {file.path}")
 

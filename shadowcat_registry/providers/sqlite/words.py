@@ -13,6 +13,8 @@ from typing import Final
 
 TOKENIZER: Final = "unicode61 remove_diacritics 2"
 _SNIPPET_WORDS: Final = 16
+_SNIPPET_CHARACTERS: Final = 300
+_FOUND, _END = "\x02", "\x03"  # no message has them unescaped, so that a `[` of its own is none of ours
 _LONGEST_SHOWN: Final = 1 << 20
 """Beyond that a message is not looked through for the place to show: its beginning is shown."""
 
@@ -63,12 +65,21 @@ def snippets(query: str, texts: Iterable[tuple[int, str]]) -> dict[int, str]:
         for number, text in texts:
             if len(text) <= _LONGEST_SHOWN:
                 db.execute("INSERT INTO shown (rowid, text) VALUES (?, ?)", (number, text))
-            shown[number] = " ".join(text[:500].split()[:_SNIPPET_WORDS]) + "…"
+            shown[number] = _cut(text[:_SNIPPET_CHARACTERS] + "…")
         found = db.execute(
-            "SELECT rowid, snippet(shown, 0, '[', ']', '…', ?) FROM shown WHERE shown MATCH ?",
-            (_SNIPPET_WORDS, query),
+            "SELECT rowid, snippet(shown, 0, ?, ?, '…', ?) FROM shown WHERE shown MATCH ?",
+            (_FOUND, _END, _SNIPPET_WORDS, query),
         )
-        shown.update(found)
+        shown.update((number, _cut(text)) for number, text in found)
     finally:
         db.close()
     return shown
+
+
+def _cut(text: str) -> str:
+    """Few words may be long: a file in base64 is one. What was found is kept in sight."""
+    if len(text) > _SNIPPET_CHARACTERS:
+        start = max(0, text.find(_FOUND) - _SNIPPET_CHARACTERS // 3)
+        end = start + _SNIPPET_CHARACTERS
+        text = "…" * (start > 0) + text[start:end] + "…" * (end < len(text))
+    return text.replace(_FOUND, "[").replace(_END, "]")
