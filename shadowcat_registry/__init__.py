@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     )
     from .events import Event
     from .guards import Blocker
+    from .housekeeping import PruneReport
     from .load import load_manifest
     from .manifest import Manifest, ReloadPolicy
     from .marks import Mark
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
     from .preview import PlannedAction, PlanReport
     from .recorder import TapeRecorder
     from .registry import StorageProviderRegistry
+    from .retention import Removal, Retention
     from .runtime import Runtime
     from .snapshot import Provider, Snapshot
     from .startup import STORAGE_REGISTRY, initialize_storage, open_registry, register_builtin_providers
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
     from .tapes.copying import CopyProgress, CopyResult, copy_tapes
     from .tapes.exporting import export_tape
     from .tapes.importing import ImportResult, import_tape
+    from .tapes.pruning import prune_tapes
     from .tapes.verifying import Flaw, VerifyReport, verify_tape
 
 _HOMES = {
@@ -125,6 +128,7 @@ _HOMES = {
     ),
     "events": "Event",
     "guards": "Blocker",
+    "housekeeping": "PruneReport",
     "load": "load_manifest",
     "manifest": "Manifest ReloadPolicy",
     "marks": "Mark",
@@ -136,6 +140,7 @@ _HOMES = {
     "runtime": "Runtime",
     "plan": "FieldChange",
     "preview": "PlannedAction PlanReport",
+    "retention": "Removal Retention",
     "snapshot": "Provider Snapshot",
     "status": "Condition HistoryEntry Outcome Phase Status Step",
     "startup": "STORAGE_REGISTRY initialize_storage open_registry register_builtin_providers",
@@ -144,6 +149,7 @@ _HOMES = {
     "tapes.copying": "CopyProgress CopyResult copy_tapes",
     "tapes.exporting": "export_tape",
     "tapes.importing": "ImportResult import_tape",
+    "tapes.pruning": "prune_tapes",
     "tapes.verifying": "Flaw VerifyReport verify_tape",
 }
 _home_of = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -200,12 +206,15 @@ __all__ = [
     "ProviderProtectedError",
     "ProviderRetiringError",
     "ProviderSpec",
+    "PruneReport",
     "Reconfiguration",
     "RecorderOpenError",
     "RegistryError",
     "RegistryForkedError",
     "ReloadPolicy",
+    "Removal",
     "RepairReport",
+    "Retention",
     "RevisionInfo",
     "RunningLoopError",
     "Runtime",
@@ -244,6 +253,7 @@ __all__ = [
     "initialize_storage",
     "load_manifest",
     "open_registry",
+    "prune_tapes",
     "register_builtin_providers",
     "verify_tape",
 ]

@@ -194,6 +194,8 @@ class TapeStorageBackend(Protocol):
 
     - `capabilities`, a frozenset: what this instance really has. Without it, what its factory claims.
     - `durability`, a `Durability`: when the recorder calls `Appender.sync`. Without it, mode `none`.
+    - `retention`, a `Retention` (or None): what is kept. Carried out while tapes are written, by `stats`,
+      `list` and `delete`. Without it, everything is kept.
 
     With the capability `search`, it has
     `search(text, cursor, limit) -> SearchPage`: frames in whose message all words of `text` are. `text` is a
@@ -204,6 +206,8 @@ class TapeStorageBackend(Protocol):
     until it leaves is there for everybody when it has left, all at once; after an error, nothing of it is.
     Syncs within it may wait for its end. It is not entered twice; other threads are not part of it, and may
     have to wait for it. An appender that was opened within it and is still open after an error is dead.
+
+    It may have `free_bytes() -> int`, of its medium: without it, `min_free_bytes` does not bind.
 
     It may have `torn(tape_id) -> bytes`, for `read(raw=True)`: what follows the last newline of a tape.
 

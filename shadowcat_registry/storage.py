@@ -19,6 +19,7 @@ from .backend import Appender, Durability, Page, RepairReport, SearchPage, Stora
 from .errors import RecorderOpenError, RegistryForkedError, StorageClosedError, UnsupportedCapabilityError
 from .metadata import ProviderCapability
 from .recorder import TapeRecorder
+from .retention import Retention
 from .tape import (
     Metadata,
     TapeCounters,
@@ -86,6 +87,11 @@ class TapeStorage(AwaitedReads):
         )
 
     @property
+    def retention(self) -> Retention | None:
+        """What is kept; None: everything, until somebody deletes it."""
+        return self.use.source.retention
+
+    @property
     def superseded(self) -> bool:
         """A newer revision, another default or a removal waits for this lease."""
         return self.use.is_superseded()
@@ -151,6 +157,7 @@ class TapeStorage(AwaitedReads):
 
         def begin() -> tuple[TapeRecorder, None]:
             appender: Appender = self._call("create", tape_id, init_line, metadata)
+            appender = self._watched(tape_id, appender, len(init_line), begun=True)
             counters = TapeCounters(size_bytes=len(init_line))
             return TapeRecorder(self, init, appender, counters), None
 
@@ -191,7 +198,12 @@ class TapeStorage(AwaitedReads):
         counters = TapeCounters(size_bytes=len(init_line))
         for line in lines:
             counters.add_line(line)
+        appender = self._watched(tape_id, appender, counters.size_bytes, begun=False)
         return TapeRecorder(self, init, appender, counters)
+
+    def _watched(self, tape_id: str, appender: Appender, size_bytes: int, *, begun: bool) -> Appender:
+        keeper = self.use.source.housekeeper
+        return appender if keeper is None else keeper.watch(tape_id, appender, size_bytes, begun=begun)
 
     def _open_recorder(
         self, tape_id: str, begin: Callable[[], tuple[TapeRecorder, _T]]
@@ -239,7 +251,7 @@ class TapeStorage(AwaitedReads):
         lines: Iterator[bytes] = self._call("read", tape_id, after_seq)
         if raw and hasattr(self.use.source.backend, "torn"):
             lines = self._with_torn(lines, tape_id)
-        return self._lines(lines, limit)
+        return self._lines(tape_id, lines, limit)
 
     def _with_torn(self, lines: Iterator[bytes], tape_id: str) -> Iterator[bytes]:
         try:
@@ -249,9 +261,9 @@ class TapeStorage(AwaitedReads):
         if torn := self._call("torn", tape_id):
             yield torn
 
-    def _lines(self, lines: Iterator[bytes], limit: int | None) -> Generator[bytes, None, None]:
+    def _lines(self, tape_id: str, lines: Iterator[bytes], limit: int | None) -> Generator[bytes, None, None]:
         try:
-            with translated:
+            with self.use.source.readers.reading(tape_id), translated:
                 for line in lines if limit is None else islice(lines, limit):
                     yield line
                     self._check_open()

@@ -10,12 +10,14 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from .backend import UNSYNCED, Durability, TapeStorageBackend
 from .errors import MetadataConflictError, RecorderOpenError, RegistryError, UnsupportedCapabilityError
+from .housekeeping import Housekeeper, Readers
 from .metadata import ProviderCapability
+from .retention import Retention
 from .translation import translated, type_of
 
 if TYPE_CHECKING:
@@ -37,6 +39,13 @@ class Source:
     """As the backend said once, like the two below: a handle is made without calling it."""
     capabilities: frozenset[ProviderCapability] = frozenset()
     durability: Durability = UNSYNCED
+    readers: Readers = field(default_factory=Readers)
+    housekeeper: Housekeeper | None = None
+    """Of a backend that says how much it keeps."""
+
+    @property
+    def retention(self) -> Retention | None:
+        return None if self.housekeeper is None else self.housekeeper.retention
 
     @classmethod
     def of(
@@ -53,7 +62,12 @@ class Source:
         durability = getattr(backend, "durability", UNSYNCED)
         if not isinstance(durability, Durability):
             raise TypeError(f"`durability` is a Durability, not {type(durability).__name__}")
-        return cls(backend, provider, type_of(backend), capabilities, durability)
+        retention = getattr(backend, "retention", None)
+        if not isinstance(retention, Retention | None):
+            raise TypeError(f"`retention` is a Retention or None, not {type(retention).__name__}")
+        readers = Readers()
+        housekeeper = None if retention is None else Housekeeper(backend, retention, readers, provider)
+        return cls(backend, provider, type_of(backend), capabilities, durability, readers, housekeeper)
 
 
 OPEN: Final = 0

@@ -36,6 +36,7 @@ RANKS: dict[str, float] = {
     "aio": 1.1,
     # contracts and small tools: none knows what a registry is
     "backend": 2,
+    "retention": 2,
     "document": 2,
     "events": 2,
     "sight": 2,
@@ -55,6 +56,7 @@ RANKS: dict[str, float] = {
     "schema": 3.3,
     "catalog": 3,
     "translation": 2.1,
+    "housekeeping": 2.15,
     "use": 2.2,
     "awaited": 2.2,
     "recorder": 2.3,
@@ -107,6 +109,7 @@ RANKS: dict[str, float] = {
     "tapes.copying": 4.1,
     "tapes.exporting": 4.1,
     "tapes.importing": 4.1,
+    "tapes.pruning": 4.1,
     "tapes.verifying": 4.1,
     # what brings them together
     "preview": 5,

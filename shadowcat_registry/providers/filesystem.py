@@ -18,6 +18,7 @@ import hashlib
 import importlib
 import logging
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,6 +48,7 @@ from ..errors import (
     TapeNotFoundError,
 )
 from ..metadata import Config, ProviderCapability
+from ..retention import Retention
 from ..schema_files import provider_schema
 from ..tape import (
     Metadata,
@@ -106,7 +108,10 @@ class FilesystemProviderFactory:
             OSError: it cannot be created, or is no directory.
         """
         return FilesystemBackend(
-            _directory(config, context), context.logger, durability=Durability.of(config)
+            _directory(config, context),
+            context.logger,
+            durability=Durability.of(config),
+            retention=Retention.of(config),
         )
 
     def check(self, config: Config, context: CreateContext) -> None:
@@ -137,8 +142,16 @@ def _directory(config: Config, context: CreateContext) -> Path:
 class FilesystemBackend:
     storage_type = "filesystem"
 
-    def __init__(self, directory: Path, logger: logging.Logger, *, durability: Durability = UNSYNCED) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        logger: logging.Logger,
+        *,
+        durability: Durability = UNSYNCED,
+        retention: Retention | None = None,
+    ) -> None:
         self.durability: Final = durability
+        self.retention: Final = retention
         self._directory = directory
         self._logger = logger
         _make_directories(directory)
@@ -271,6 +284,9 @@ class FilesystemBackend:
             with suppress(FileNotFoundError):
                 size_bytes += self._path(tape_id, _META).lstat().st_size
         return StorageStats(len(tapes), size_bytes)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self._directory).free
 
     def _tapes(self) -> Iterator[tuple[str, int]]:
         """Id and size of everything that may be a tape by its name and kind."""

@@ -23,6 +23,7 @@ from ..errors import (
     TapeNotFoundError,
 )
 from ..metadata import Config, ProviderCapability
+from ..retention import Retention
 from ..schema_files import provider_schema
 from ..tape import Metadata, dump_metadata, frame_seq, lines_after, load_metadata
 
@@ -47,7 +48,9 @@ class MemoryProviderFactory:
 
     def create(self, config: Config, context: CreateContext) -> MemoryBackend:
         max_bytes, max_tapes = _bounds(config)
-        return MemoryBackend(context.logger, max_bytes=max_bytes, max_tapes=max_tapes)
+        return MemoryBackend(
+            context.logger, max_bytes=max_bytes, max_tapes=max_tapes, retention=Retention.of(config)
+        )
 
     def check(self, config: Config, context: CreateContext) -> None:
         """There is nothing that could be missing."""
@@ -72,7 +75,15 @@ class MemoryBackend:
     storage_type = "memory"
     durability = Durability("none", volatile=True)
 
-    def __init__(self, logger: logging.Logger, *, max_bytes: int, max_tapes: int) -> None:
+    def __init__(
+        self,
+        logger: logging.Logger,
+        *,
+        max_bytes: int,
+        max_tapes: int,
+        retention: Retention | None = None,
+    ) -> None:
+        self.retention: Final = retention
         self._logger = logger
         self._max_bytes = max_bytes
         self._max_tapes = max_tapes
@@ -166,8 +177,11 @@ class MemoryBackend:
             self._tapes.clear()
             self._size_bytes = 0
 
-    def reconfigure(self, config: Config) -> _Resizing:
-        """Other bounds, for the tapes that are there. Lower ones evict nothing before the next write."""
+    def reconfigure(self, config: Config) -> _Resizing | None:
+        """Other bounds, for the tapes that are there. Lower ones evict nothing before the next write. Another
+        retention needs another backend: its handles have it."""
+        if Retention.of(config) != self.retention:
+            return None
         return _Resizing(self, *_bounds(config))
 
     def resize(self, max_bytes: int, max_tapes: int) -> None:

@@ -534,6 +534,8 @@ class TestFactory:
             pytest.skip("the schemas are not beside the tests")
         schema = json.loads(path.read_text(encoding="utf-8"))
         jsonschema.Draft202012Validator.check_schema(schema)
-        defaults = {key: field["default"] for key, field in schema["properties"].items()}
+        defaults = {
+            key: field["default"] for key, field in schema["properties"].items() if "default" in field
+        }
         jsonschema.Draft202012Validator(schema).validate(defaults)
         assert not jsonschema.Draft202012Validator(schema).is_valid({**defaults, "typo": 1})
