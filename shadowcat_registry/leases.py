@@ -83,9 +83,9 @@ class Revision:
         """Readable without the lock: a moment's number."""
         return sum(len(opening.leases) for opening in self.openings.copy())
 
-    def holders(self) -> list[Holder]:
-        """Readable without the lock: a moment's list, the oldest lease first."""
-        return [lease.as_holder() for opening in self.openings.copy() for lease in opening.leases.copy()]
+    def holders(self, now: float) -> list[Holder]:
+        """Readable without the lock: the leases of a moment and their ages at `now`, the oldest first."""
+        return [lease.as_holder(now) for opening in self.openings.copy() for lease in opening.leases.copy()]
 
 
 @dataclass(eq=False, slots=True)
@@ -223,13 +223,13 @@ class Lease(Use):
         file, line = self.place
         return f"{file}:{line}" if line else file
 
-    def as_holder(self) -> Holder:
+    def as_holder(self, now: float) -> Holder:
         revision = self.opening.revision
         return Holder(
             provider=revision.provider,
             revision=revision.number,
             acquired_at=self.acquired_at,
             thread=self.caller[2].name,
-            age_seconds=monotonic() - self.since,
+            age_seconds=now - self.since,
             instance_id=self.instance_id,
         )

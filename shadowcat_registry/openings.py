@@ -100,7 +100,8 @@ class Openings:
 
     def holders(self, provider: str) -> list[Holder]:
         """Who has those leases, the oldest first."""
-        held = [holder for revision in self._revisions.get(provider, ()) for holder in revision.holders()]
+        now = monotonic()  # once for all: ages of different moments would not say who is older
+        held = [holder for revision in self._revisions.get(provider, ()) for holder in revision.holders(now)]
         return sorted(held, key=lambda holder: -holder.age_seconds)
 
     def revisions(self, provider: str, *more: Revision) -> list[RevisionInfo]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from time import monotonic
 
 import pytest
 
@@ -66,7 +67,7 @@ class TestFindCaller:
     def test_the_thread_is_that_of_the_caller(self) -> None:
         who = Running(_called, name="somebody").result()
         lease = Lease(Opening(Revision("a", 1), shared=True), threading.Lock(), who)
-        assert lease.as_holder().thread == "somebody"
+        assert lease.as_holder(monotonic()).thread == "somebody"
 
 
 class TestRevision:
@@ -81,7 +82,7 @@ class TestRevision:
     def test_lists_its_holders_with_all_that_is_known_of_them(self) -> None:
         revision, opening = _opened()
         opening.leases[Lease(opening, threading.Lock(), caller("here.py:7"), instance_id="mine")] = None
-        (holder,) = revision.holders()
+        (holder,) = revision.holders(monotonic())
         assert (holder.provider, holder.revision, holder.acquired_at, holder.instance_id, holder.thread) == (
             "archive",
             3,
@@ -104,7 +105,7 @@ class TestRevision:
         opening.leases[Lease(opening, threading.Lock(), caller("here.py:1"))] = None
         revision.openings = Growing(revision.openings)
         assert revision.lease_count() == 1
-        assert len(revision.holders()) == 1
+        assert len(revision.holders(monotonic())) == 1
 
 
 class Owner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -298,6 +299,20 @@ class TestUnregister:
             assert registry.snapshot() is before
             registry.open_storage("fake").close()
         registry.unregister("fake")
+
+    def test_holders_are_in_the_order_of_their_acquisition_however_late_they_are_asked(
+        self, registry: StorageProviderRegistry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        registry.register(Factory())
+        ticks = itertools.count()  # as if each look came much later than the one before
+        for module in ("leases", "openings"):
+            monkeypatch.setattr(f"shadowcat_registry.{module}.monotonic", lambda: float(2 ** next(ticks)))
+        with (
+            registry.create_storage("fake", instance_id="a"),
+            registry.create_storage("fake", instance_id="b"),
+        ):
+            assert [holder.instance_id for holder in registry.holders("fake")] == ["a", "b"]
+        monkeypatch.undo()
 
     def test_during_a_creation_the_provider_is_in_use(self, registry: StorageProviderRegistry) -> None:
         gate = Gate()
