@@ -405,7 +405,7 @@ class TestCheckSchema:
             json.loads(path.read_text(encoding="utf-8"))["properties"]
             for path in sorted((schema_directory() / "providers").glob("*.json"))
         ]
-        for field in ("durability", "sync_interval_ms", "retention", "min_free_bytes"):
+        for field in ("durability", "sync_interval_ms", "retention"):
             assert len({json.dumps(schema[field]) for schema in schemas if field in schema}) == 1
 
     def test_the_manifest_schema_accepts_only_what_acts(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from ...backend import CreateContext, Durability
 from ...errors import StorageUnavailableError
 from ...metadata import Config, ProviderCapability
+from ...retention import Retention
 from ...schema_files import provider_schema
 from . import layout
 from .backend import SqliteBackend
@@ -58,7 +59,9 @@ class SqliteProviderFactory:
             busy_timeout_seconds=config.get("busy_timeout_ms", _BUSY_TIMEOUT_MS) / 1000,
             min_free_bytes=config.get("min_free_bytes", _MIN_FREE_BYTES),
         )
-        return SqliteBackend(file, Durability.of(config), context.logger)
+        # Without the floor of free space, which is kept here: what is deleted is used again inside the file.
+        retention = Retention.of({"retention": config.get("retention")})
+        return SqliteBackend(file, Durability.of(config), context.logger, retention)
 
     def check(self, config: Config, context: CreateContext) -> None:
         """Touches nothing.

@@ -30,6 +30,7 @@ from ...errors import (
     TapeNotFoundError,
 )
 from ...metadata import ProviderCapability
+from ...retention import Retention
 from ...tape import Metadata, dump_metadata, lines_after, load_metadata, make_metadata, parse_init_line
 from . import segments, upkeep
 from .appender import SqliteAppender
@@ -45,8 +46,15 @@ _TAGGED: Final = "tape_id IN (SELECT tape_id FROM tag WHERE tag = ?)"
 class SqliteBackend:
     storage_type = "sqlite"
 
-    def __init__(self, file: File, durability: Durability, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        file: File,
+        durability: Durability,
+        logger: logging.Logger,
+        retention: Retention | None = None,
+    ) -> None:
         self.durability: Final = durability
+        self.retention: Final = retention
         self._file = file
         self._logger = logger
 
