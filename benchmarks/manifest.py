@@ -20,9 +20,9 @@ import yaml
 from shadowcat_registry import accelerate, schema
 from shadowcat_registry.backend import CreateContext, TapeStorageBackend
 from shadowcat_registry.catalog import Catalog
-from shadowcat_registry.document import parse_document
 from shadowcat_registry.load import ManifestLoader, parse_manifest
 from shadowcat_registry.metadata import Config, ProviderCapability
+from shadowcat_registry.parse import parse_document
 from shadowcat_registry.schema_files import manifest_schema
 
 ROUNDS = 7

@@ -16,13 +16,14 @@ from typing import Any, Final
 from .candidate import Candidate, SourceDigest, mapping_in
 from .catalog import Catalog
 from .declarations import Declarations, Verdict, VerdictKey
-from .document import MAX_FINDINGS, Document
+from .document import Document
 from .errors import Excerpt, Finding
 from .excerpts import of_broken_text
 from .includes import BrokenPart, Part, PartKey, PartReader
 from .interpolate import has_reference
 from .manifest import Manifest, ReloadPolicy
 from .marks import Pointer
+from .parse import MAX_FINDINGS
 from .rules import NEVER_ALL, RULES
 from .schema import Compiled, compiled
 from .schema_files import fragment_schema, manifest_schema

@@ -14,10 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from .document import MAX_BYTES, MAX_NODES, Document, parse_document
+from .document import Document
 from .errors import Finding, ManifestError
 from .interpolate import describe, has_reference
 from .marks import Pointer
+from .parse import MAX_BYTES, Budget, parse_document
 from .sight import read_settled
 
 MAX_FILES: Final = 1_000
@@ -68,7 +69,7 @@ class PartReader:
         self._parsed = parsed
         self._seen: set[str] = set()
         self._bytes_left = MAX_BYTES
-        self._nodes_left = MAX_NODES
+        self._budget = Budget()
         self._is_full = False
 
     def read(self, path: Path, source: str, data: bytes) -> None:
@@ -79,13 +80,17 @@ class PartReader:
     def _add(self, path: Path, source: str, data: bytes, chain: tuple[Part, ...]) -> Part | None:
         self.files.append(path)
         key = (source, sha256(data).digest())
+        self._bytes_left -= len(data)
+        document = self._parsed.get(key)
         try:
-            document = self._parsed.get(key) or parse_document(data, source)
+            if document is None:
+                document = parse_document(data, source, self._budget)
+            else:
+                self._budget.take(document.size)
         except ManifestError as error:
             self.broken.append(BrokenPart(data, error.findings))
+            self._is_full = self._budget.is_exceeded
             return None
-        self._bytes_left -= len(data)
-        self._nodes_left -= document.node_count
         part = Part(path, key, document)
         self.parts.append(part)
         entries = document.value.get("include") if isinstance(document.value, dict) else None
@@ -147,8 +152,8 @@ class PartReader:
             self._stop("SC601", message, place, including)
             return
         self._add(path, source, data, chain)
-        if self._nodes_left < 0:
-            self._stop("SC603", f"the files together have more than {MAX_NODES:,} values", place, including)
+        if self._budget.is_exceeded and not self._is_full:
+            self._stop("SC603", "the files together have too many values", place, including)
 
     def _stop(self, code: str, message: str, place: Pointer, including: Part) -> None:
         self._is_full = True

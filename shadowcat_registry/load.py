@@ -12,11 +12,11 @@ from pathlib import Path
 
 from .assemble import Assembled, Known, assemble
 from .catalog import Catalog
-from .document import MAX_BYTES
 from .errors import ManifestError, ManifestNotFoundError
 from .includes import PartReader, expand
 from .interpolate import describe
 from .manifest import Manifest
+from .parse import MAX_BYTES
 from .sight import read_settled
 
 

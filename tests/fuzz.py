@@ -17,9 +17,10 @@ from pathlib import Path
 
 from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.codes import CODES
-from shadowcat_registry.document import Document, parse_document
+from shadowcat_registry.document import Document
 from shadowcat_registry.errors import Finding, ManifestError
 from shadowcat_registry.load import parse_manifest
+from shadowcat_registry.parse import parse_document
 
 STACK_BYTES = 256 * 1024
 

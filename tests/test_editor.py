@@ -11,10 +11,10 @@ import pytest
 import referencing
 
 from shadowcat_registry.catalog import Catalog
-from shadowcat_registry.document import parse_document
 from shadowcat_registry.editor import EDITOR_SCHEMA, editor_schema, render
 from shadowcat_registry.errors import InvalidConfigError, ManifestError
 from shadowcat_registry.load import parse_manifest
+from shadowcat_registry.parse import parse_document
 from shadowcat_registry.schema_faults import check_schema
 from shadowcat_registry.schema_files import schema_directory
 

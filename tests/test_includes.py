@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from shadowcat_registry import includes
+from shadowcat_registry import includes, parse
 from shadowcat_registry.catalog import Catalog
-from shadowcat_registry.document import MAX_BYTES
 from shadowcat_registry.errors import Finding, ManifestError
 from shadowcat_registry.includes import MAX_FILES, MAX_INCLUDE_DEPTH, expand
 from shadowcat_registry.load import ManifestLoader, load_manifest
 from shadowcat_registry.manifest import Manifest
+from shadowcat_registry.parse import MAX_BYTES
 from shadowcat_registry.runtime import Runtime
 
 from .fakes import Factory, until
@@ -267,8 +267,22 @@ class TestWhatIsWrong:
         (folder.path / "c.yml").write_text("#" * (MAX_BYTES - 20))
         assert [it.split()[0] for it in folder.places()] == ["SC601"]
         (folder.path / "c.yml").unlink()
-        monkeypatch.setattr(includes, "MAX_NODES", 12)
-        assert folder.places() == ["SC603 registry.yaml:2:11"]
+        monkeypatch.setattr(parse, "MAX_NODES", 18)
+        assert folder.places() == ["SC603 b.yml:3:3"]
+
+    def test_what_is_broken_takes_its_part_of_them(
+        self, folder: Folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Else a thousand files, each as large as can be, would all be read.
+        monkeypatch.setattr(parse, "MAX_NODES", 40)
+        broken = {f"{number}.yml": "a: [" + "x, " * 20 for number in range(9)}
+        folder.write({"registry.yaml": "include: ['*.yml']", **broken})
+        assert [it.split(":")[0] for it in folder.places()] == ["SC104 0.yml", "SC603 1.yml"]
+        folder.write({f"{number}.yml": "a: [\n" + "#" * (MAX_BYTES // 3) for number in range(9)})
+        assert [it.split(":")[0] for it in folder.places()] == [
+            *(f"SC104 {number}.yml" for number in range(2)),
+            "SC601 registry.yaml",
+        ]
 
     @pytest.mark.parametrize(
         ("text", "place"),

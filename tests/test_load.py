@@ -22,11 +22,11 @@ import pytest
 
 from shadowcat_registry.backend import CreateContext, TapeStorageBackend
 from shadowcat_registry.catalog import Catalog
-from shadowcat_registry.document import MAX_BYTES, MAX_FINDINGS
 from shadowcat_registry.errors import InvalidConfigError, ManifestError, ManifestNotFoundError
 from shadowcat_registry.load import load_manifest, parse_manifest
 from shadowcat_registry.manifest import Manifest
 from shadowcat_registry.metadata import Config, ProviderCapability
+from shadowcat_registry.parse import MAX_BYTES, MAX_FINDINGS
 
 VAULT_SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -15,10 +15,11 @@ import pytest
 from shadowcat_registry import includes
 from shadowcat_registry.backend import CreateContext, TapeStorageBackend
 from shadowcat_registry.catalog import Catalog
-from shadowcat_registry.document import Document, parse_document
+from shadowcat_registry.document import Document
 from shadowcat_registry.errors import ManifestError
 from shadowcat_registry.load import ManifestLoader, load_manifest
 from shadowcat_registry.metadata import Config, ProviderCapability
+from shadowcat_registry.parse import Budget, parse_document
 
 
 class Vault:
@@ -78,9 +79,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     parsed: list[str] = []
     real = parse_document
 
-    def counted(data: bytes, source: str) -> Document:
+    def counted(data: bytes, source: str, budget: Budget) -> Document:
         parsed.append(source)
-        return real(data, source)
+        return real(data, source, budget)
 
     monkeypatch.setattr(includes, "parse_document", counted)
     world = World(tmp_path, parsed)

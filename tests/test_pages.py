@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowcat_registry import document, pages
+from shadowcat_registry import core_schema, pages, parse
 from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.codes import CODES
 from shadowcat_registry.errors import Finding, ManifestError
@@ -88,12 +88,14 @@ class TestPages:
     @pytest.mark.parametrize(
         ("code", "bound"),
         [
-            ("SC601", f"{document.MAX_BYTES >> 20} MiB"),
-            ("SC602", f"{document.MAX_DEPTH} levels"),
-            ("SC603", f"{document.MAX_NODES:,} values"),
-            ("SC604", f"{document.MAX_SCALAR_CHARACTERS:,} characters"),
-            ("SC605", f"{document.MAX_DIGITS} digits"),
-            ("SC606", f"{document.MAX_ALIASED_NODES:,} values"),
+            ("SC601", f"{parse.MAX_BYTES >> 20} MiB"),
+            ("SC602", f"{parse.MAX_DEPTH} levels"),
+            ("SC603", f"{parse.MAX_NODES:,} values"),
+            ("SC603", f"{parse.MAX_COLLECTIONS:,} lists and mappings"),
+            ("SC603", f"{parse.MAX_ANCHORS:,} anchors"),
+            ("SC604", f"{parse.MAX_SCALAR_CHARACTERS:,} characters"),
+            ("SC605", f"{core_schema.MAX_DIGITS} digits"),
+            ("SC606", f"{parse.MAX_ALIASED_NODES:,} values"),
         ],
     )
     def test_a_budget_is_the_one_that_is_held(self, code: str, bound: str) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
-from ..document import Document, parse_document
+from ..document import Document
 from ..errors import ManifestNotFoundError
 from ..events import WIRE_VERSION
 from ..interpolate import describe
 from ..manifest import Manifest
 from ..marks import Pointer, format_dotted, format_pointer
+from ..parse import parse_document
 from ..runtime import Runtime
 from .options import json_option, manifest_options
 from .output import printable, say, say_json, say_table
