@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         StorageError,
         StorageFullError,
         StorageUnavailableError,
+        SyncFailedError,
         TapeBusyError,
         TapeExistsError,
         TapeNotFoundError,
@@ -123,8 +124,8 @@ _HOMES = {
         "ProviderRetiringError "
         "RecorderOpenError RegistryError RegistryForkedError RunningLoopError RuntimeClosedError "
         "StalePlanError StorageClosedError StorageDamagedError StorageError StorageFullError "
-        "StorageUnavailableError TapeBusyError TapeExistsError TapeNotFoundError TransactionError "
-        "UnknownTypeError UnsupportedCapabilityError"
+        "StorageUnavailableError SyncFailedError TapeBusyError TapeExistsError TapeNotFoundError "
+        "TransactionError UnknownTypeError UnsupportedCapabilityError"
     ),
     "events": "Event",
     "guards": "Blocker",
@@ -234,6 +235,7 @@ __all__ = [
     "StorageProviderRegistry",
     "StorageStats",
     "StorageUnavailableError",
+    "SyncFailedError",
     "TapeBusyError",
     "TapeExistsError",
     "TapeNotFoundError",

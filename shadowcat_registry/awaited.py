@@ -5,14 +5,16 @@ Knows of a handle only that it has the plain ones. Recording has its own way off
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from .backend import Page, SearchPage, StorageStats, TapeQuery
+from .following import Follower
 from .tape import Metadata, check_tape_id
 
 _T = TypeVar("_T")
+_Batches = Generator[list[bytes], None, None]
 _BATCH_BYTES: Final = 256 * 1024
 _BATCH_LINES: Final = 1000
 
@@ -29,7 +31,10 @@ class _Handle(Protocol):
     def delete(self, tape_id: str) -> None: ...
     def stats(self) -> StorageStats: ...
     def search(self, text: str, cursor: str | None = None, limit: int = 100) -> SearchPage: ...
+    @property
+    def use(self) -> object: ...
     def _check_open(self) -> None: ...
+    def _followed(self, follower: Follower, seq: int) -> _Batches: ...
 
 
 class AwaitedReads:
@@ -50,6 +55,17 @@ class AwaitedReads:
         check_tape_id(tape_id)
         self._check_open()
         return _batched(partial(self.read, tape_id, after_seq, limit, raw))
+
+    def afollow(self: _Handle, tape_id: str, after_seq: int = -1) -> AsyncGenerator[bytes, None]:
+        """`follow`, for `async for`: lines are waited for off the loop. It ends with the tape or the handle;
+        whoever leaves it earlier does as with `aread`, and nothing goes on waiting.
+
+        Raises:
+            As `follow`; that there is no such tape, at the first line.
+        """
+        check_tape_id(tape_id)
+        self._check_open()
+        return _followed(self, Follower(tape_id, self.use), after_seq)
 
     async def alist(
         self: _Handle, query: TapeQuery | None = None, cursor: str | None = None, limit: int = 100
@@ -103,7 +119,7 @@ async def _batched(read: Callable[[], Generator[bytes, None, None]]) -> AsyncGen
     lane = Lane()  # one call at a time: a generator is used by one thread only
     lines = await lane.run(read, lambda nobodys: nobodys.close())
     try:
-        while batch := await lane.run(partial(_take, lines)):
+        while batch := await lane.run(partial(take, lines)):
             for line in batch:
                 yield line
     finally:
@@ -111,7 +127,22 @@ async def _batched(read: Callable[[], Generator[bytes, None, None]]) -> AsyncGen
         await lane.run(lines.close, surely=True)
 
 
-def _take(lines: Generator[bytes, None, None]) -> list[bytes]:
+async def _followed(handle: _Handle, follower: Follower, after_seq: int) -> AsyncGenerator[bytes, None]:
+    from .aio import Lane
+
+    lane = Lane()
+    await lane.run(partial(handle.get_meta, follower.tape_id))
+    batches = handle._followed(follower, after_seq)  # noqa: SLF001 - its own twin
+    try:
+        while batch := await lane.run(partial(next, batches, None)):
+            for line in batch:
+                yield line
+    finally:
+        follower.stop()  # or closing would wait behind the next line
+        await lane.run(batches.close, surely=True)
+
+
+def take(lines: Iterator[bytes]) -> list[bytes]:
     """The next batch; empty: there is no more."""
     batch: list[bytes] = []
     size_bytes = 0

@@ -38,7 +38,8 @@
         ├── TransactionError       (RuntimeError)  not possible in, or out of, this transaction
         ├── StorageFullError       (OSError)       no space, quota, or the storage's own bound
         ├── StorageUnavailableError (OSError)      the medium failed: permission, I/O, gone
-        └── StorageDamagedError    (RuntimeError)  what is stored is not what was written
+        ├── StorageDamagedError    (RuntimeError)  what is stored is not what was written
+        └── SyncFailedError        (RuntimeError)  what is recorded may not outlive a loss of power
 
 Every error is a value: its fields are its `args`, two are equal when type and fields are, and it
 survives pickling. `retryable` says whether the same call can succeed later without anybody
@@ -559,3 +560,18 @@ class StorageDamagedError(StorageError, RuntimeError):
     def __str__(self) -> str:
         what = "the storage" if self.tape_id is None else f"tape {self.tape_id!r}"
         return f"{what} is damaged: {self.reason}; restore it from a backup, or export what can still be read"
+
+
+class SyncFailedError(StorageError, RuntimeError):
+    """The frames are in the tape. After this, no sync of this recorder is believed any more: a system may
+    drop what it could not write, and report success the next time."""
+
+    def __init__(self, tape_id: str, durable_seq: int, reason: str) -> None:
+        self.tape_id, self.durable_seq, self.reason = tape_id, durable_seq, reason
+        super().__init__(tape_id, durable_seq, reason)
+
+    def __str__(self) -> str:
+        return (
+            f"what tape {self.tape_id!r} has behind frame {self.durable_seq} may not outlive a loss of "
+            f"power: {self.reason}; end the tape, and resume it or begin another when that has been mended"
+        )

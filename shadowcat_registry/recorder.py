@@ -13,10 +13,17 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from .backend import Appender
-from .errors import InvalidMessageError, RegistryError, RegistryForkedError, StorageClosedError
+from .durability import TapeSync
+from .errors import (
+    InvalidMessageError,
+    RegistryError,
+    RegistryForkedError,
+    StorageClosedError,
+    StorageFullError,
+)
 from .metadata import format_time
 from .tape import Direction, FrameEncoder, Metadata, TapeCounters, TapeStatus, checksum_of
 from .translation import translate, translated
@@ -28,19 +35,25 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+OnFull = Literal["raise", "drop"]
+"""What a recorder does with a frame for which there is no space: say so, and the caller decides; or leave it
+out, count it in `dropped`, and go on as soon as there is space again."""
+
 _LONGEST_MS: Final = 10**13  # three centuries: no believable tape is longer
 
 
 class OpenTape:
     """What has to be done when a tape ends, whoever is left to do it."""
 
-    __slots__ = ("appender", "counters", "is_open", "lock", "tape_id", "use")
+    __slots__ = ("appender", "counters", "is_open", "lock", "sync", "tape_id", "use")
 
     def __init__(self, use: Use, tape_id: str, appender: Appender, counters: TapeCounters) -> None:
         self.use = use
         self.tape_id = tape_id
         self.appender = appender
         self.counters = counters
+        source = use.source
+        self.sync = TapeSync(tape_id, appender, counters, source.durability, source.syncer)
         # Guards the counters, the recorder's encoder and `is_open`, and gives the appender one caller at a
         # time. Under it only the appender is called, which knows neither recorder nor storage.
         self.lock = threading.Lock()
@@ -58,9 +71,8 @@ class OpenTape:
             self.is_open = False
         # No append comes after this, so that the appender is ours without the lock.
         try:
+            self.sync.finish(covering=status is not None or self.use.source.durability.mode == "frame")
             if status is not None:
-                with translated:
-                    self.appender.sync()
                 self._write_metadata(status, metadata)
         finally:
             try:
@@ -104,6 +116,7 @@ class TapeRecorder:
         init: Mapping[str, Any],
         appender: Appender,
         counters: TapeCounters,
+        on_full: OnFull = "raise",
     ) -> None:
         self.tape_id: Final[str] = init["tape_id"]
         self.session_id: Final[str] = init["session_id"]
@@ -113,6 +126,13 @@ class TapeRecorder:
         self._counters = counters
         self._encoder = encoder_for(init, counters)
         self._next_seq = counters.last_seq + 1
+        self._drops = on_full == "drop"
+        self._full_reason = ""
+        self._told_full = False
+        self._sync = self.tape.sync
+        self._followers = storage.use.source.followers
+        self.dropped = 0
+        """How many frames were left out since the storage was full, where that was asked for."""
 
     def __repr__(self) -> str:
         return f"<TapeRecorder tape_id={self.tape_id!r} accepted_seq={self.accepted_seq}>"
@@ -121,6 +141,12 @@ class TapeRecorder:
     def accepted_seq(self) -> int:
         """Of the last frame that was acknowledged, -1 before the first."""
         return self._counters.last_seq
+
+    @property
+    def durable_seq(self) -> int:
+        """Of the last frame that, with all before it, outlives a loss of power; -1: of none that is known. A
+        storage that promises nothing of the kind (`memory`) never gets further than that."""
+        return self._sync.durable_seq
 
     @property
     def line_count(self) -> int:
@@ -133,17 +159,23 @@ class TapeRecorder:
         return self._counters.unparsed_count
 
     def append(self, direction: Direction, message: bytes) -> int:
-        """Add one frame and return its `seq`; on return it outlives this process. `message` is spliced
-        in as it is, not parsed. After an error the frame is not in the tape, its `seq` is used by the
-        next one, and the recorder goes on.
+        """Add one frame and return its `seq`; on return it outlives this process, and what else the
+        `durability` of the storage says. `message` is spliced in as it is, not parsed. After an error the
+        frame is not in the tape, its `seq` is used by the next one, and the recorder goes on.
 
         Raises:
             InvalidMessageError: it is empty, or holds a CR or LF.
             StorageClosedError: the tape has ended.
             StorageFullError, StorageUnavailableError.
+            SyncFailedError: an earlier frame, or with `durability: frame` this one, which then is in the
+                tape, may not outlive a loss of power.
         """
+        sync = self._sync
         with self.tape.lock:
-            self.tape.check_open()
+            if not self.tape.is_open:
+                self.tape.check_open()
+            if sync.failure is not None:
+                sync.check()
             seq = self._next_seq
             line = self._encoder.encode(direction, message, seq)
             # Taken before the write: an interrupt in the middle of it leaves a gap, never a double.
@@ -151,13 +183,23 @@ class TapeRecorder:
             try:
                 self._appender.append((line,))
             except Exception as error:
-                self._next_seq = seq
-                translation = translate(error)
-                if translation is error:
-                    raise
-                raise translation from error
-            self._counters.add_frame(direction, seq, self._encoder.last_ms, len(line))
-            return seq
+                if not self._is_dropped(error, 1):
+                    self._next_seq = seq
+                    translation = translate(error)
+                    if translation is error:
+                        raise
+                    raise translation from error
+            else:
+                self._full_reason = ""
+                self._counters.add_frame(direction, seq, self._encoder.last_ms, len(line))
+            line_count = self._counters.line_count
+        if not sync.is_noted:
+            sync.appended(line_count)
+        if self._followers.all:
+            self._followers.ring(self.tape_id)
+        if self._full_reason or self._told_full:
+            self._tell_full()
+        return seq
 
     def append_many(self, frames: Iterable[tuple[Direction, bytes]]) -> range:
         """Add frames in one write and return their `seq`s: all of them are in the tape, or, after an
@@ -169,6 +211,8 @@ class TapeRecorder:
         batch = tuple(frames)  # before the lock: an iterable is foreign code
         with self.tape.lock:
             self.tape.check_open()
+            if self._sync.failure is not None:
+                self._sync.check()
             first, encode = self._next_seq, self._encoder.encode
             lines: list[bytes] = []
             times_ms: list[int] = []
@@ -176,25 +220,30 @@ class TapeRecorder:
                 lines.append(encode(direction, message, seq))
                 times_ms.append(self._encoder.last_ms)
             seqs = range(first, first + len(lines))
-            if lines:
-                self._next_seq = seqs.stop
-                try:
-                    with translated:
-                        self._appender.append(lines)
-                except Exception:
+            if not lines:
+                return seqs
+            self._next_seq = seqs.stop
+            try:
+                self._appender.append(lines)
+            except Exception as error:
+                if not self._is_dropped(error, len(lines)):
                     self._next_seq = first
-                    raise
-            for seq, (direction, _), ts_ms, line in zip(seqs, batch, times_ms, lines, strict=True):
-                self._counters.add_frame(direction, seq, ts_ms, len(line))
-            return seqs
+                    raise translate(error) from error
+            else:
+                self._full_reason = ""
+                for seq, (direction, _), ts_ms, line in zip(seqs, batch, times_ms, lines, strict=True):
+                    self._counters.add_frame(direction, seq, ts_ms, len(line))
+            line_count = self._counters.line_count
+        self._appended(line_count)
+        return seqs
 
     def append_lines(self, lines: Iterable[bytes]) -> int:
         """Add whole lines verbatim, in one write, and count what is on them; returns how many. Later
-        frames go on behind the highest `seq` among them.
+        frames go on behind the highest `seq` among them. They are never dropped.
 
         Raises:
             InvalidMessageError: one of them does not end in its only newline; none was added.
-            StorageClosedError, StorageFullError, StorageUnavailableError.
+            StorageClosedError, StorageFullError, StorageUnavailableError, SyncFailedError.
         """
         batch = tuple(lines)
         for line in batch:
@@ -202,26 +251,61 @@ class TapeRecorder:
                 raise InvalidMessageError("a raw line ends in a newline, and holds no other")
         with self.tape.lock:
             self.tape.check_open()
-            if batch:
-                with translated:
-                    self._appender.append(batch)
+            if self._sync.failure is not None:
+                self._sync.check()
+            if not batch:
+                return 0
+            with translated:
+                self._appender.append(batch)
             for line in batch:
                 self._counters.add_line(line)
             self._next_seq = max(self._next_seq, self._counters.last_seq + 1)
-            return len(batch)
+            line_count = self._counters.line_count
+        self._appended(line_count)
+        return len(batch)
+
+    def _appended(self, line_count: int) -> None:
+        if not self._sync.is_noted:
+            self._sync.appended(line_count)
+        if self._followers.all:
+            self._followers.ring(self.tape_id)
+        if self._full_reason or self._told_full:
+            self._tell_full()
+
+    def _is_dropped(self, error: Exception, frame_count: int) -> bool:
+        """Whether these frames are left out, since the storage is full: their `seq`s stay as a gap."""
+        if not self._drops or not isinstance(translate(error), StorageFullError):
+            return False
+        self.dropped += frame_count
+        self._full_reason = str(translate(error))
+        return True
+
+    def _tell_full(self) -> None:
+        """Once when frames begin to be dropped, and once when that is over. Not under the lock: a handler of
+        a log is foreign code."""
+        with self.tape.lock:
+            reason, was_told = self._full_reason, self._told_full
+            self._told_full = bool(reason)
+        if reason and not was_told:
+            _logger.warning("tape %s drops frames: %s", self.tape_id, reason)
+        elif was_told and not reason:
+            _logger.warning("tape %s goes on; %d frames were dropped so far", self.tape_id, self.dropped)
 
     def flush(self, durable: bool = False) -> None:
         """Every acknowledged frame has left this process already; with `durable` it outlives a loss of
         power too, as far as the storage can promise that at all.
 
         Raises:
-            StorageClosedError, StorageFullError, StorageUnavailableError.
+            StorageClosedError: the tape has ended.
+            SyncFailedError: with `durable` always once a sync has failed, without it if nobody was told yet.
         """
         with self.tape.lock:
             self.tape.check_open()
-            if durable:
-                with translated:
-                    self._appender.sync()
+            line_count = self._counters.line_count
+        if durable:
+            self._sync.cover(line_count)
+        elif self._sync.failure is not None:
+            self._sync.check()
 
     def finalize(self, metadata: Metadata | None = None) -> None:
         """End the tape: everything in it is durable before its metadata says `finalized`. Statistics
@@ -230,6 +314,7 @@ class TapeRecorder:
 
         Raises:
             StorageFullError, StorageUnavailableError, TapeNotFoundError, InvalidMetadataError.
+            SyncFailedError: not everything is durable; the tape stays what it was, `recording`.
             RegistryForkedError: this is a forked child, and the tape is its parent's.
         """
         if self.tape.use.state == FORKED:

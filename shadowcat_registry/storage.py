@@ -7,24 +7,26 @@ exception is translated. Knows no registry (what it has to give back, its `Use` 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 
-from .awaited import AwaitedReads
+from .awaited import AwaitedReads, take
 from .backend import Appender, Durability, Page, RepairReport, SearchPage, StorageStats, TapeQuery
 from .errors import RecorderOpenError, RegistryForkedError, StorageClosedError, UnsupportedCapabilityError
+from .following import Follower
 from .metadata import ProviderCapability
-from .recorder import TapeRecorder
+from .recorder import OnFull, TapeRecorder
 from .retention import Retention
 from .tape import (
     Metadata,
     TapeCounters,
     check_tape_id,
     dump_metadata,
+    frame_seq,
     make_init_line,
     make_metadata,
     new_tape_id,
@@ -34,6 +36,10 @@ from .translation import translated
 from .use import CLOSED, FORKED, OPEN, RELEASED, Guard, Use
 
 _T = TypeVar("_T")
+
+_LOOK_SECONDS: Final = 0.02
+_REST_SECONDS: Final = 0.25
+"""How often somebody who follows a tape looks for what another process wrote: between these two."""
 
 
 class TapeStorage(AwaitedReads):
@@ -110,8 +116,10 @@ class TapeStorage(AwaitedReads):
         name: str | None = None,
         tags: Iterable[str] = (),
         protocol_version: str | None = None,
+        on_full: OnFull = "raise",
     ) -> TapeRecorder:
-        """Begin a tape; without a `tape_id` it gets a new UUID.
+        """Begin a tape; without a `tape_id` it gets a new UUID. With `on_full="drop"`, a frame for which
+        there is no space is left out and counted, and recording goes on when there is space again.
 
         Raises:
             InvalidTapeIdError, TapeExistsError, TapeBusyError, StorageClosedError.
@@ -124,7 +132,7 @@ class TapeStorage(AwaitedReads):
         started_at = now.replace(microsecond=now.microsecond // 1000 * 1000)
         init_line = make_init_line(tape_id, session_id, started_at, protocol_version)
         init = parse_init_line(init_line, tape_id)
-        return self.adopt(init_line, make_metadata(init, "recording", name=name, tags=tags))
+        return self.adopt(init_line, make_metadata(init, "recording", name=name, tags=tags), on_full)
 
     async def arecord(
         self,
@@ -134,16 +142,23 @@ class TapeStorage(AwaitedReads):
         name: str | None = None,
         tags: Iterable[str] = (),
         protocol_version: str | None = None,
+        on_full: OnFull = "raise",
     ) -> TapeRecorder:
         """`record`, awaited. If it is cancelled, a tape that was begun all the same ends as `aborted`."""
         from .aio import off_loop
 
         begin = partial(
-            self.record, session_id, tape_id=tape_id, name=name, tags=tags, protocol_version=protocol_version
+            self.record,
+            session_id,
+            tape_id=tape_id,
+            name=name,
+            tags=tags,
+            protocol_version=protocol_version,
+            on_full=on_full,
         )
         return await off_loop(begin, TapeRecorder.abort)
 
-    def adopt(self, init_line: bytes, metadata: Metadata) -> TapeRecorder:
+    def adopt(self, init_line: bytes, metadata: Metadata, on_full: OnFull = "raise") -> TapeRecorder:
         """Begin a tape whose `init` line was written elsewhere; it is stored verbatim.
 
         Raises:
@@ -157,13 +172,14 @@ class TapeStorage(AwaitedReads):
 
         def begin() -> tuple[TapeRecorder, None]:
             appender: Appender = self._call("create", tape_id, init_line, metadata)
-            appender = self._watched(tape_id, appender, len(init_line), begun=True)
-            counters = TapeCounters(size_bytes=len(init_line))
-            return TapeRecorder(self, init, appender, counters), None
+            with _closed_on_error(appender):
+                appender = self._watched(tape_id, appender, len(init_line), begun=True)
+                counters = TapeCounters(size_bytes=len(init_line))
+                return TapeRecorder(self, init, appender, counters, on_full), None
 
         return self._open_recorder(tape_id, begin)[0]
 
-    def resume(self, tape_id: str) -> tuple[TapeRecorder, RepairReport]:
+    def resume(self, tape_id: str, on_full: OnFull = "raise") -> tuple[TapeRecorder, RepairReport]:
         """Go on with a tape behind its last whole line. Its status is `recording` again, `seq`, `ts`
         and the statistics continue; what is there is read once.
 
@@ -175,22 +191,19 @@ class TapeStorage(AwaitedReads):
 
         def begin() -> tuple[TapeRecorder, RepairReport]:
             appender, report = self._call("resume", tape_id)
-            try:
-                recorder = self._recorder_of(tape_id, appender)
+            with _closed_on_error(appender):
+                init, counters = self._look_back(tape_id)
                 meta, _ = self.get_meta(tape_id)
                 if meta.get("status") != "recording":
-                    self.use.update_meta(
-                        tape_id, {"status": "recording", "finalized_at": None, "checksum": None}
-                    )
-            except BaseException:
-                with translated:
-                    appender.close()
-                raise
-            return recorder, report
+                    changes = {"status": "recording", "finalized_at": None, "checksum": None}
+                    self.use.update_meta(tape_id, changes)
+                appender = self._watched(tape_id, appender, counters.size_bytes, begun=False)
+                return TapeRecorder(self, init, appender, counters, on_full), report
 
         return self._open_recorder(tape_id, begin)
 
-    def _recorder_of(self, tape_id: str, appender: Appender) -> TapeRecorder:
+    def _look_back(self, tape_id: str) -> tuple[dict[str, Any], TapeCounters]:
+        """What a tape opens with, and what is on it."""
         lines = self.read(tape_id)
         init_line = next(lines, b"")
         # A file that was renamed by hand goes by its new name, whatever its init line says.
@@ -198,8 +211,7 @@ class TapeStorage(AwaitedReads):
         counters = TapeCounters(size_bytes=len(init_line))
         for line in lines:
             counters.add_line(line)
-        appender = self._watched(tape_id, appender, counters.size_bytes, begun=False)
-        return TapeRecorder(self, init, appender, counters)
+        return init, counters
 
     def _watched(self, tape_id: str, appender: Appender, size_bytes: int, *, begun: bool) -> Appender:
         keeper = self.use.source.housekeeper
@@ -252,6 +264,59 @@ class TapeStorage(AwaitedReads):
         if raw and hasattr(self.use.source.backend, "torn"):
             lines = self._with_torn(lines, tape_id)
         return self._lines(tape_id, lines, limit)
+
+    def follow(self, tape_id: str, after_seq: int = -1) -> Generator[bytes, None, None]:
+        """As `read`, and then each line as it comes, until the tape has ended and all of it was read, or this
+        handle is closed. What is recorded in this process is told of at once; whatever else may write to the
+        tape is looked for, a few times a second. In constant memory.
+
+        Raises:
+            InvalidTapeIdError, StorageClosedError, TapeNotFoundError: at the call.
+            TapeNotFoundError: the tape was deleted.
+        """
+        check_tape_id(tape_id)
+        self._check_open()
+        self._call("get_meta", tape_id)
+        return self._each_of(self._followed(Follower(tape_id, self.use), after_seq))
+
+    def _each_of(self, batches: Generator[list[bytes], None, None]) -> Generator[bytes, None, None]:
+        with closing(batches):
+            for batch in batches:
+                for line in batch:
+                    yield line
+                    if self.use.state != OPEN:
+                        return
+
+    def _followed(self, follower: Follower, seq: int) -> Generator[list[bytes], None, None]:
+        """What `follow` gives, in batches: none is empty, and none waits to become larger."""
+        use, tape_id = self.use, follower.tape_id
+        followers = use.source.followers
+        followers.add(follower)
+        look_seconds = _LOOK_SECONDS
+        skip = 0  # lines behind the frame `seq`, the highest so far, that have been given out
+        try:
+            while use.state == OPEN and not follower.is_stopped:
+                follower.rung.clear()  # before the look: whatever comes later rings again
+                has_ended = self._call("get_meta", tape_id)[0].get("status") != "recording"
+                before = seq, skip
+                with closing(self._lines(tape_id, self._call("read", tape_id, seq), None)) as lines:
+                    next(islice(lines, skip, skip), None)
+                    while (batch := take(lines)) and use.state == OPEN:
+                        for line in batch:
+                            found = frame_seq(line)
+                            seq, skip = (found, 0) if found is not None and found > seq else (seq, skip + 1)
+                        yield batch
+                if has_ended:
+                    return
+                grown = before != (seq, skip)
+                look_seconds = _LOOK_SECONDS if grown else min(2 * look_seconds, _REST_SECONDS)
+                if not follower.is_stopped:
+                    follower.rung.wait(look_seconds)
+        except StorageClosedError:
+            if use.state == OPEN:  # it is something else that is closed
+                raise
+        finally:
+            followers.remove(follower)
 
     def _with_torn(self, lines: Iterator[bytes], tape_id: str) -> Iterator[bytes]:
         try:
@@ -379,8 +444,12 @@ class TapeStorage(AwaitedReads):
                 use.check_idle()
             rest = use.leave()
             use.state = RELEASED
-        if rest is not None:
-            rest()
+        try:
+            if use.source.followers.all:
+                use.source.followers.ring_for(use)
+        finally:
+            if rest is not None:
+                rest()
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -405,6 +474,7 @@ class TapeStorage(AwaitedReads):
                 unfinished = caught
             if use.state == OPEN:
                 use.state = CLOSED  # together with the check: no recorder begins in between
+        use.source.followers.ring_for(use)
         use.end()
         if error is None and unfinished is not None:
             raise unfinished
@@ -444,3 +514,13 @@ def _close(lines: Iterator[bytes]) -> None:
     close = getattr(lines, "close", None)
     if close is not None:
         close()
+
+
+@contextmanager
+def _closed_on_error(appender: Appender) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with translated:
+            appender.close()
+        raise

@@ -231,9 +231,9 @@ class TapeCounters:
         if direction in self.frames:  # a tape from elsewhere may hold anything; two integers it stays
             self.frames[direction] += 1
         self.frame_count += 1
-        self.line_count += 1
         if seq > self.last_seq:  # lines that come from elsewhere may stand in any order
             self.last_seq = seq
+        self.line_count += 1  # behind the seq: whoever looks meanwhile finds no line without its seq
         self.last_ts_ms = ts_ms
         self.size_bytes += size_bytes
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from .backend import UNSYNCED, Durability, TapeStorageBackend
+from .durability import Syncer
 from .errors import MetadataConflictError, RecorderOpenError, RegistryError, UnsupportedCapabilityError
+from .following import Followers
 from .housekeeping import Housekeeper, Readers
 from .metadata import ProviderCapability
 from .retention import Retention
@@ -42,6 +44,10 @@ class Source:
     readers: Readers = field(default_factory=Readers)
     housekeeper: Housekeeper | None = None
     """Of a backend that says how much it keeps."""
+    syncer: Syncer | None = None
+    """Makes tapes durable by and by, where that is what `durability` says."""
+    followers: Followers = field(default_factory=Followers)
+    """Whoever waits for more of a tape."""
 
     @property
     def retention(self) -> Retention | None:
@@ -67,7 +73,10 @@ class Source:
             raise TypeError(f"`retention` is a Retention or None, not {type(retention).__name__}")
         readers = Readers()
         housekeeper = None if retention is None else Housekeeper(backend, retention, readers, provider)
-        return cls(backend, provider, type_of(backend), capabilities, durability, readers, housekeeper)
+        syncer = Syncer(durability.sync_interval_seconds) if durability.mode == "interval" else None
+        return cls(
+            backend, provider, type_of(backend), capabilities, durability, readers, housekeeper, syncer
+        )
 
 
 OPEN: Final = 0
@@ -161,6 +170,7 @@ class Use:
     def tape_ended(self, tape: OpenTape) -> None:
         with self.lock:
             self.tapes = tuple(other for other in self.tapes if other is not tape)
+        self.source.followers.ring(tape.tape_id)
         self.release_if_done()
 
     def release_if_done(self) -> None:
@@ -191,4 +201,5 @@ class Use:
         self.state = FORKED
         for tape in self.tapes:
             tape.lock = threading.Lock()
+            tape.sync.start_anew()
             tape.is_open = False

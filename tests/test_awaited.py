@@ -93,11 +93,43 @@ class TestTheTwins:
         have_one = {name for name in callables if hasattr(TapeStorage, f"a{name}")}
         assert callables - have_one - {f"a{name}" for name in callables} == {"adopt", "resume", "transaction"}
 
+    def test_follow_a_tape_line_by_line_as_it_comes(self, storage: TapeStorage) -> None:
+        async def main() -> None:
+            tape = await storage.arecord("s", tape_id="live")
+            lines = storage.afollow("live")
+            seen = [await anext(lines)]
+            for number in range(3):
+                waiting = asyncio.ensure_future(anext(lines))
+                await tape.aappend("client_to_server", b"%d" % number)
+                seen.append(await waiting)
+            rest = asyncio.ensure_future(_listed(lines))
+            await tape.afinalize()
+            assert seen + await rest == list(storage.read("live"))
+            with pytest.raises(TapeNotFoundError):
+                await anext(storage.afollow("nobodys"))
+
+        run(main())
+
+    def test_whoever_gives_up_following_leaves_nobody_waiting(self, storage: TapeStorage) -> None:
+        async def main() -> None:
+            tape = await storage.arecord("s", tape_id="live")
+            lines = storage.afollow("live")
+            await anext(lines)
+            waiting = asyncio.ensure_future(anext(lines))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with suppress(asyncio.CancelledError):
+                await waiting
+            assert storage.use.source.followers.all == ()
+            await tape.afinalize()
+
+        run(main())
+
     def test_fetch_a_tape_in_batches(self, storage: TapeStorage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(awaited, "_BATCH_LINES", 4)
         sizes: list[int] = []
-        take = awaited._take
-        monkeypatch.setattr(awaited, "_take", lambda lines: _noted(sizes, take(lines)))
+        take = awaited.take
+        monkeypatch.setattr(awaited, "take", lambda lines: _noted(sizes, take(lines)))
 
         async def main() -> None:
             assert [line async for line in storage.aread("t1")] == list(storage.read("t1"))
@@ -114,6 +146,10 @@ class TestTheTwins:
             assert [line async for line in storage.aread("t1")] == list(storage.read("t1"))
 
         run(main())
+
+
+async def _listed(lines: AsyncGenerator[bytes, None]) -> list[bytes]:
+    return [line async for line in lines]
 
 
 def _noted(sizes: list[int], batch: list[bytes]) -> list[bytes]:

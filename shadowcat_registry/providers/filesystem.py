@@ -169,12 +169,15 @@ class FilesystemBackend:
                     raise TapeExistsError(tape_id) from None
                 fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | _SAFELY, 0o600)
             lock = _WriteLock(fd, path)
-            appender = _FileAppender(lock, path, 0)
+            appender = _FileAppender(lock, path, 0, named=True)
             try:
                 lock.acquire(tape_id)
-                # The init line comes last: a tape that has one has its metadata too.
+                # The init line comes last: a tape that has one has its metadata too. What makes the name of
+                # the metadata durable does it for both.
                 self._write_metadata(tape_id, metadata)
                 appender.append((init_line,))
+                if self.durability.mode != "none":
+                    appender.sync()
             except BaseException:
                 appender.close()
                 self._unlink(path)
@@ -475,13 +478,13 @@ class _WriteLock:
 class _FileAppender:
     """Appends to the file whose lock it holds; `_size_bytes` is where the acknowledged part ends."""
 
-    def __init__(self, lock: _WriteLock, path: Path, size_bytes: int) -> None:
+    def __init__(self, lock: _WriteLock, path: Path, size_bytes: int, *, named: bool = False) -> None:
         self._lock = lock
         self._fd = lock.fd
         self._path = path
         self._size_bytes = size_bytes
         self._unsettled = False
-        self._named = False
+        self._named = named  # durably
         self._look_at = monotonic() + _LOOK_SECONDS
 
     def append(self, lines: Sequence[bytes]) -> None:

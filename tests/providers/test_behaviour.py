@@ -31,6 +31,7 @@ from shadowcat_registry.tape import Direction, dump_metadata, make_init_line, ma
 from shadowcat_registry.tapes.exporting import export_tape
 from shadowcat_registry.tapes.importing import import_tape
 
+from ..fakes import Running
 from ..storages import FACTORIES, RECORDINGS, handle, open_backend
 
 C2S: Direction = "client_to_server"
@@ -330,6 +331,76 @@ class TestReading:
             reader.close()
             return
         assert len(list(reader)) == 5
+
+
+class TestFollowing:
+    def test_what_is_there_comes_first_then_each_line_as_it_comes_until_the_tape_has_ended(
+        self, storage: TapeStorage
+    ) -> None:
+        tape = storage.record("s", tape_id="t")
+        tape.append_many([(C2S, b"0"), (C2S, b"1")])
+        lines = storage.follow("t")
+        seen = [next(lines) for _ in range(3)]
+        for number in range(2, 5):
+            waiting = Running(lambda: next(lines))
+            tape.append(C2S, b"%d" % number)
+            seen.append(waiting.result())
+        tape.append_lines([b"\xff\n", b'{"type":"frame","seq":3,"odd":true}\n', b"{}\n"])
+        rest = Running(lambda: list(lines))
+        tape.append(C2S, b"5")
+        tape.finalize()
+        assert seen + rest.result() == list(storage.read("t"))
+
+    def test_only_what_follows_a_frame(self, storage: TapeStorage) -> None:
+        with storage.record("s", tape_id="t") as tape:
+            tape.append_many((C2S, b"%d" % n) for n in range(5))
+        assert list(storage.follow("t", 2)) == list(storage.read("t", 2))
+        assert list(storage.follow("t", 9)) == []
+
+    def test_it_ends_with_its_handle(self, backend: TapeStorageBackend) -> None:
+        ways: list[Callable[[TapeStorage], object]] = [
+            lambda other: other.close(),
+            lambda other: other.__exit__(None, None, None),
+        ]
+        with handle(backend) as storage, storage.record("s", tape_id="t") as tape:
+            for leave in ways:
+                other = handle(backend)
+                lines = other.follow("t")
+                assert len([next(lines)]) == 1
+                following = Running(lambda lines=lines: list(lines))  # type: ignore[misc]
+                leave(other)
+                assert following.result() == []
+            tape.append(C2S, b"1")
+
+    def test_what_was_recorded_by_others_is_found(self, backend: TapeStorageBackend) -> None:
+        """Another source has recorders that ring for nobody here, as another process does."""
+        with handle(backend) as storage, handle(backend) as elsewhere:
+            tape = elsewhere.record("s", tape_id="t")
+            lines = storage.follow("t")
+            next(lines)
+            waiting = Running(lambda: next(lines))
+            tape.append(C2S, b"1")
+            assert b'"message":1,' in waiting.result()
+            tape.finalize()
+            assert list(lines) == []
+
+    def test_a_tape_that_is_not_there_or_goes_is_told(self, storage: TapeStorage) -> None:
+        with pytest.raises(TapeNotFoundError):
+            storage.follow("t")
+        tape = storage.record("s", tape_id="t")
+        lines = storage.follow("t")
+        next(lines)
+        tape.detach()
+        storage.delete("t")
+        with pytest.raises(TapeNotFoundError):
+            next(lines)
+
+    def test_following_can_be_given_up(self, storage: TapeStorage) -> None:
+        with storage.record("s", tape_id="t"):
+            lines = storage.follow("t")
+            next(lines)
+            lines.close()
+            assert storage.use.source.followers.all == ()
 
 
 class TestListing:

@@ -24,6 +24,7 @@ from shadowcat_registry.errors import (
     InvalidTapeError,
     StorageFullError,
     StorageUnavailableError,
+    SyncFailedError,
     TapeBusyError,
     TapeExistsError,
     TapeNotFoundError,
@@ -360,12 +361,12 @@ class TestVanishedDirectory:
             storage.get_meta("t")
         (tmp_path / "moved" / "t.jsonl").unlink()
         monkeypatch.setattr(filesystem, "_LOOK_SECONDS", 0.0)
-        with pytest.raises(StorageUnavailableError, match="removed while it is recorded"):
+        with pytest.raises(SyncFailedError, match="removed while it is recorded"):
             tape.flush(durable=True)
         tape._appender._look_at = 0.0  # type: ignore[attr-defined]  # the time to look again has come
         with pytest.raises(StorageUnavailableError, match="removed while it is recorded"):
             tape.append(C2S, b"2")
-        with pytest.raises(StorageUnavailableError):
+        with pytest.raises(SyncFailedError):
             tape.finalize()
         storage.close()
 
