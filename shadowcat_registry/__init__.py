@@ -108,6 +108,7 @@ if TYPE_CHECKING:
     from .tapes.importing import ImportResult, import_tape
     from .tapes.pruning import prune_tapes
     from .tapes.verifying import Flaw, VerifyReport, verify_tape
+    from .tapes.wholes import back_up, find_damages
 
 _HOMES = {
     "backend": (
@@ -152,6 +153,7 @@ _HOMES = {
     "tapes.importing": "ImportResult import_tape",
     "tapes.pruning": "prune_tapes",
     "tapes.verifying": "Flaw VerifyReport verify_tape",
+    "tapes.wholes": "back_up find_damages",
 }
 _home_of = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -249,8 +251,10 @@ __all__ = [
     "UnknownTypeError",
     "UnsupportedCapabilityError",
     "VerifyReport",
+    "back_up",
     "copy_tapes",
     "export_tape",
+    "find_damages",
     "import_tape",
     "initialize_storage",
     "load_manifest",

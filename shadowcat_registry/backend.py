@@ -209,7 +209,9 @@ class TapeStorageBackend(Protocol):
 
     It may have `free_bytes() -> int`, of its medium: without it, `min_free_bytes` does not bind.
 
-    It may have `torn(tape_id) -> bytes`, for `read(raw=True)`: what follows the last newline of a tape.
+    It may have `torn(tape_id) -> bytes`, for `read(raw=True)`: what follows the last newline of a tape;
+    `backup(destination, replace, progress)` and `damages() -> Iterator[str]`, as `back_up` and `find_damages`
+    in `tapes.wholes` promise them.
 
     It may have `reconfigure(config) -> Reconfiguration | None`, which is asked before a new revision is made
     when the config of its provider changes; None: this change needs one. It may take its time to try the new

@@ -116,6 +116,7 @@ RANKS: dict[str, float] = {
     "tapes.importing": 4.1,
     "tapes.pruning": 4.1,
     "tapes.verifying": 4.1,
+    "tapes.wholes": 4.1,
     # what brings them together
     "preview": 5,
     "prepare": 5,

@@ -583,7 +583,7 @@ class TestBackup:
         writing.wait()
         steps: list[tuple[int, int]] = []
         try:
-            backend_of(storage).backup(tmp_path / "copy.db", progress=lambda *at: steps.append(at))
+            backend_of(storage).backup(tmp_path / "copy.db", False, lambda *at: steps.append(at))
         finally:
             done.set()
             thread.join()
@@ -627,7 +627,7 @@ class TestBackup:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            backend_of(storage).backup(tmp_path / "copy.db", progress=fail)
+            backend_of(storage).backup(tmp_path / "copy.db", False, fail)
         assert {each.name for each in tmp_path.iterdir()} <= {
             "tapes.db", "tapes.db-wal", "tapes.db-shm", "tapes.db-lock"
         }  # fmt: skip

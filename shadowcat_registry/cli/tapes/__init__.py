@@ -6,6 +6,7 @@ import click
 
 from .look import list_
 from .transfer import export, import_
+from .wholes import backup, check
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -13,5 +14,5 @@ def command() -> None:
     """Bring tapes in, list them, and get them out."""
 
 
-for _each in (import_, list_, export):
+for _each in (import_, list_, export, backup, check):
     command.add_command(_each)

@@ -276,7 +276,6 @@ class SqliteBackend:
     def backup(
         self,
         destination: Path,
-        *,
         replace: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
