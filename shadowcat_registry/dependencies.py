@@ -19,8 +19,8 @@ def in_order(names: Iterable[str], needs: Needs) -> list[str]:
 
 
 def find_cycles(needs: Needs) -> list[tuple[str, ...]]:
-    """Circles as paths that end where they begin, `("a", "b", "a")`: enough of them that every name which is
-    in some circle with another that is named needs no second look. An empty list: there is none."""
+    """Circles as paths that end where they begin, `("a", "b", "a")`. No name is in two of them: of circles
+    that share one, the first that was met is told. An empty list: there is none."""
     found: list[tuple[str, ...]] = []
     told: set[str] = set()
     for _, cycles in _walk(needs, needs):

@@ -674,9 +674,13 @@ class Runtime:
             findings=findings,
         )
         _log(event, self.path)
+        self._progress.enter("notify")  # whoever has subscribed is waited for
         path = str(self.path) if self.path is not None else None
         self._journal.record(event, path, digest if findings else running, self._cause_of(name))
-        self._subscribers.publish(event)
+        try:
+            self._subscribers.publish(event)
+        finally:
+            self._progress.enter(None)
 
     def _cause_of(self, name: EventName) -> str:
         return {"started": "start", "retired": "release", "stopped": "close"}.get(name, self._cause)

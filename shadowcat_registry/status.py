@@ -17,7 +17,7 @@ from .watch import WatchStatus
 
 RuntimeState = Literal["ok", "rejected", "degraded", "stopped"]
 Result = Literal["started", "committed", "unchanged", "rejected", "degraded"]
-PhaseName = Literal["load", "plan", "prepare", "commit", "retire"]
+PhaseName = Literal["load", "plan", "prepare", "commit", "retire", "notify"]
 
 
 @dataclass(frozen=True, slots=True)

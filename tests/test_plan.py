@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shadowcat_registry.errors import StalePlanError
 from shadowcat_registry.metadata import ProviderSpec
 from shadowcat_registry.plan import Action, Plan, State, apply, diff, is_same
 
@@ -35,9 +37,16 @@ def states(draw: st.DrawFn) -> State:
             draw(st.sampled_from(["memory", "filesystem"])),
             draw(_configs),
             draw(st.sampled_from([None, "One", "Two"])),
+            version=draw(st.sampled_from([None, ">=1"])),
+            # Without a circle, as those that the loader lets through.
+            requires=tuple(draw(st.lists(st.sampled_from(names[:position]), unique=True, max_size=2)))
+            if position
+            else (),
+            protect=draw(st.booleans()),
         )
-        for name in names
+        for position, name in enumerate(names)
     }
+    specs = {name: specs[name] for name in draw(st.permutations(names))}
     return State(specs, draw(st.none() | st.sampled_from(["a", "b"])))
 
 
@@ -52,7 +61,15 @@ def _exactly(value: Any) -> Any:
 
 def _exact_state(state: State) -> Any:
     return state.default, {
-        name: (spec.type, spec.display_name, _exactly(spec.config)) for name, spec in state.providers.items()
+        name: (
+            spec.type,
+            spec.display_name,
+            spec.version,
+            spec.requires,
+            spec.protect,
+            _exactly(spec.config),
+        )
+        for name, spec in state.providers.items()
     }
 
 
@@ -83,6 +100,53 @@ class TestLaws:
             assert bool(action.changed) == (action.kind in ("update", "replace", "metadata"))
 
     @given(states(), states())
+    def test_who_is_required_is_changed_before_and_removed_after(self, old: State, new: State) -> None:
+        plan = diff(old, new)
+        changed = [a.name for a in plan if a.kind not in ("remove", "default")]
+        removed = [a.name for a in plan if a.kind == "remove"]
+        for name, spec in new.providers.items():
+            for needed in spec.requires:
+                if name in changed and needed in changed:
+                    assert changed.index(needed) < changed.index(name)
+        for name, spec in old.providers.items():
+            for needed in spec.requires:
+                if name in removed and needed in removed:
+                    assert removed.index(name) < removed.index(needed)
+        kinds = [action.kind for action in plan]
+        assert kinds == sorted(kinds, key=lambda kind: {"remove": 1, "default": 2}.get(kind, 0))
+
+    @given(states(), states(), states())
+    def test_made_for_what_is_gone_it_is_refused_and_else_does_only_what_it_says(
+        self, old: State, new: State, there: State
+    ) -> None:
+        plan = diff(old, new)
+        touched = {action.name for action in plan if action.kind != "default"}
+        sets_default = any(action.kind == "default" for action in plan)
+        exact = [
+            _exact_state(State({n: s for n, s in state.providers.items() if n in touched}))
+            for state in (old, there)
+        ]
+        is_gone = exact[0] != exact[1] or (sets_default and old.default != there.default)
+        if is_gone:
+            with pytest.raises(StalePlanError):
+                apply(plan, there)
+            return
+        after = apply(plan, there)
+        untouched = {name: spec for name, spec in there.providers.items() if name not in touched}
+        wanted = {name: spec for name, spec in new.providers.items() if name in touched}
+        assert _exact_state(State({**untouched, **wanted}))[1] == _exact_state(after)[1]
+        assert after.default == (new.default if sets_default else there.default)
+
+    @given(states(), states())
+    def test_every_change_is_shown_with_what_it_was_and_what_it_will_be(self, old: State, new: State) -> None:
+        for action in diff(old, new):
+            changes = action.changes()
+            assert action.reason
+            assert all(change.old != change.new for change in changes)
+            if action.kind in ("update", "replace", "metadata"):
+                assert tuple(change.path for change in changes) == action.changed
+
+    @given(states(), states())
     def test_no_line_of_it_shows_a_value(self, old: State, new: State) -> None:
         marked = {
             name: ProviderSpec(name, spec.type, {**spec.config, "a": "S3CRET"})
@@ -90,6 +154,17 @@ class TestLaws:
         }
         plan = diff(old, State(marked, new.default))
         assert "S3CRET" not in "".join(map(str, plan)) + repr(plan)
+
+    @given(states(), states())
+    def test_nothing_of_it_shows_a_secret(self, old: State, new: State) -> None:
+        marked = {
+            name: replace(
+                spec, config={**spec.config, "a": {"S3CRET": ["S3CRET"]}}, secrets=frozenset({("a",)})
+            )
+            for name, spec in new.providers.items()
+        }
+        for action in [*diff(old, State(marked)), *diff(State(marked), old)]:
+            assert "S3CRET" not in f"{action}{action.reason}{action.changes()}"
 
     @given(_configs, _configs)
     def test_configs_are_the_same_when_they_are_exactly_equal(
