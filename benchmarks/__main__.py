@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from . import append, concurrency, imports, lookups, manifest
+from . import append, concurrency, imports, lookups, manifest, reconcile
 
 BENCHMARKS = {
     "append": append.main,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "imports": imports.main,
     "lookups": lookups.main,
     "manifest": manifest.main,
+    "reconcile": reconcile.main,
 }
 
 

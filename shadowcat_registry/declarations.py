@@ -118,6 +118,7 @@ class Declarations:
             requires=_texts(entry.get("requires")),
             protect=entry.get("protect") is True,
             references=MappingProxyType(references),
+            content=content_of(config),
         )
         counsel: tuple[Problem, ...] = ()
         if type_.compiled is not None and type_.has_advice:

@@ -205,6 +205,9 @@ class ProviderSpec:
     """It cannot be removed, nor change its type, before this has been lifted in a generation of its own."""
     references: Mapping[Pointer, str] = field(repr=False, compare=False, default_factory=dict)
     """Where in `config` other providers are named, by the schema keyword `x-provider`, and which."""
+    content: bytes = field(repr=False, compare=False, default=b"")
+    """Of a config that was loaded: the same as another's only if the two are exactly the same. Empty: not
+    known."""
 
     @property
     def needs(self) -> tuple[str, ...]:

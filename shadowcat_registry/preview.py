@@ -173,7 +173,11 @@ def _effect(action: Action, snapshot: Snapshot, lease_count: int) -> str:
         return f"retires until {leases} {verb} closed" if lease_count else "closed, and gone"
     if existing is not None and action.kind == "update" and _may_take_it(existing.live.shared):
         return "in place, if its storage can take it; otherwise a new revision"
-    stay = f"; {leases} stay on revision {existing.revision}" if lease_count and existing is not None else ""
+    stay = (
+        f"; {leases} {'stays' if lease_count == 1 else 'stay'} on revision {existing.revision}"
+        if lease_count and existing is not None
+        else ""
+    )
     return f"a new revision{stay}"
 
 
