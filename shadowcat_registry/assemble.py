@@ -17,6 +17,7 @@ from .candidate import Candidate, SourceDigest, mapping_in
 from .catalog import Catalog
 from .declarations import Declarations, Verdict, VerdictKey
 from .document import Document
+from .end_marker import unfinished
 from .errors import Excerpt, Finding
 from .excerpts import of_broken_text
 from .includes import BrokenPart, Part, PartKey, PartReader
@@ -75,9 +76,13 @@ def assemble(
     *,
     unresolved: bool,
     known: Known,
+    require_end_marker: bool = False,
 ) -> Assembled:
-    """Check what `reader` has read. `path` is absolute, `known` what the load before this has left."""
+    """Check what `reader` has read. `path` is absolute, `known` what the load before this has left. With
+    `require_end_marker` each file has to have one, whatever the manifest itself says."""
     broken = [finding for part in reader.broken for finding in part.findings]
+    if require_end_marker:
+        broken += [finding for part in reader.broken for finding in unfinished(part.source, part.text)]
     if not reader.parts:
         findings = _in_order(broken)
         excerpts = _excerpts_of_broken(reader.broken, findings)
@@ -94,6 +99,11 @@ def assemble(
     candidate.digests = source_digests(candidate, known.digests if is_known else {})
     for rule in RULES:
         rule(candidate)
+    if require_end_marker or mapping_in(candidate.root, "reload").get("require_end_marker") is True:
+        documents = [part.document for part in candidate.parts]
+        candidate.findings += [
+            it for document in documents for it in unfinished(document.source, document.text)
+        ]
     left = Known(
         {part.key: part.document for part in candidate.parts},
         candidate.types,
@@ -168,10 +178,9 @@ def _check_references(candidate: Candidate, value: Any, pointer: Pointer, docume
 def _excerpts_of_broken(parts: Iterable[BrokenPart], findings: Sequence[Finding]) -> tuple[Excerpt, ...]:
     excerpts: list[Excerpt] = []
     for part in parts:
-        try:
-            text = part.data.decode("utf-8").removeprefix("\ufeff")
-        except UnicodeDecodeError:
-            continue  # there are no lines
+        text = part.text
+        if not text:
+            continue  # it is not UTF-8: there are no lines
         # Of what is larger, or has characters that drive a terminal, the place has to do.
         shown = [it for it in part.findings if it.code not in ("SC102", "SC103", "SC601") and it in findings]
         excerpts += of_broken_text(text, shown)

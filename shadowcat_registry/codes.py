@@ -26,6 +26,7 @@ CODES: Final = {
     "SC114": "a number with a leading zero",
     "SC115": "a number that is infinite, too large, or not a number",
     "SC117": "the file is missing, or cannot be read",
+    "SC118": "the end marker is missing",
     "SC116": "an alias without its anchor",
     "SC201": "a field that does not exist",
     "SC202": "a field that is missing",

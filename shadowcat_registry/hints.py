@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
@@ -16,32 +18,44 @@ from typing import Any, Final
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
-
-HAS_CLOSE_EVENTS: Final = sys.platform == "linux"
+from watchdog.observers.polling import PollingObserver
 
 _KINDS: Final = frozenset({"moved", "created", "modified", "closed", "deleted"})
 """Not `opened` and `closed_no_write`: our own reading makes those."""
 
+OVERFLOW: Final = "overflow"
+"""The kind of what is told when events were lost; its path is empty."""
+
 _logger = logging.getLogger(__name__)
 
 Identity = tuple[int, ...]
+Put = Callable[[tuple[str, str]], object]
 
 
 class _Handler(FileSystemEventHandler):
     """Must neither raise (it would kill the observer's thread) nor wait (it runs under its lock)."""
 
-    def __init__(self, put: Callable[[tuple[str, str]], object]) -> None:
+    def __init__(self, put: Put) -> None:
         self._put = put
         self.wanted: Collection[str] = frozenset()
+        self.listings: Mapping[str, re.Pattern[str]] = {}
 
     def dispatch(self, event: FileSystemEvent) -> None:
         kind = event.event_type
         if kind not in _KINDS or (event.is_directory and kind == "modified"):
             return
-        if event.src_path in self.wanted:
-            self._put(("deleted" if kind == "moved" else kind, str(event.src_path)))
-        if kind == "moved" and event.dest_path in self.wanted:
+        source = str(event.src_path)
+        if self._is_wanted(source):
+            self._put(("deleted" if kind == "moved" else kind, source))
+        if kind == "moved" and self._is_wanted(str(event.dest_path)):
             self._put((kind, str(event.dest_path)))
+
+    def _is_wanted(self, path: str) -> bool:
+        if path in self.wanted:
+            return True
+        directory, _, name = path.rpartition(os.sep)
+        listing = self.listings.get(directory)
+        return listing is not None and listing.match(name) is not None
 
 
 class Hints:
@@ -49,27 +63,33 @@ class Hints:
 
     Raises:
         OSError: the system has no more watches or descriptors to give (`ENOSPC`, `EMFILE`).
-        RuntimeError: no thread can be started.
+        RuntimeError: no thread can be started, or this platform has no file events.
     """
 
-    def __init__(self, put: Callable[[tuple[str, str]], object]) -> None:
+    def __init__(self, put: Put) -> None:
         self._handler = _Handler(put)
         self._armed: dict[str, tuple[Identity, ObservedWatch]] = {}
-        self._observer, self._reader = _make_observer()
+        self._observer, self._reader = _make_observer(put)
         try:
             self._observer.start()
         except BaseException:
             self._close_reader()
             raise
 
-    def arm(self, directories: Mapping[str, Identity], wanted: Collection[str]) -> bool:
+    def arm(
+        self,
+        directories: Mapping[str, Identity],
+        wanted: Collection[str],
+        listings: Mapping[str, re.Pattern[str]],
+    ) -> bool:
         """Watch these directories, each as the very one that its identity names, for events of the `wanted`
-        paths. Returns whether anything had to change.
+        paths, and of those in a directory of `listings` whose names its pattern matches. Returns whether
+        anything had to change.
 
         Raises:
             OSError: a directory cannot be watched; the others are.
         """
-        self._handler.wanted = frozenset(wanted)
+        self._handler.wanted, self._handler.listings = frozenset(wanted), listings
         before = set(self._armed)
         stale = [path for path, (identity, _) in self._armed.items() if directories.get(path) != identity]
         for path in stale:
@@ -126,8 +146,10 @@ class Hints:
                 self._reader.join()
 
 
-def _make_observer() -> tuple[BaseObserver, Any]:
+def _make_observer(put: Put) -> tuple[BaseObserver, Any]:
     """An observer, and the thread that reads inotify's descriptor where that is ours to end."""
+    if Observer is PollingObserver:
+        raise RuntimeError("this platform has none")
     if sys.platform != "linux":
         return Observer(), None
     from watchdog.observers import inotify_c
@@ -153,6 +175,13 @@ def _make_observer() -> tuple[BaseObserver, Any]:
     descriptor_class = getattr(inotify_c, "InotifyFD", None)
     if descriptor_class is None:  # watchdog 6: each emitter has a descriptor of its own
         return BaseObserver(Emitter), None
-    reader = descriptor_class()
+
+    class Reader(descriptor_class):  # type: ignore[misc,valid-type]  # only newer versions have the name
+        def handle_event(self, event: Any) -> None:
+            if event.mask & bits.IN_Q_OVERFLOW:
+                put((OVERFLOW, ""))
+            super().handle_event(event)
+
+    reader = Reader()
     reader.start()
     return BaseObserver(Emitter, inotify_fd=reader), reader

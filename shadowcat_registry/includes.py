@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -43,8 +44,17 @@ class Part:
 class BrokenPart:
     """A file that could not be parsed."""
 
+    source: str
     data: bytes
     findings: tuple[Finding, ...]
+
+    @property
+    def text(self) -> str:
+        """Empty where it is not UTF-8."""
+        try:
+            return self.data.decode("utf-8").removeprefix("\ufeff")
+        except UnicodeDecodeError:
+            return ""
 
     def __repr__(self) -> str:
         return "<BrokenPart>"  # no content: it may be secret
@@ -88,7 +98,7 @@ class PartReader:
             else:
                 self._budget.take(document.size)
         except ManifestError as error:
-            self.broken.append(BrokenPart(data, error.findings))
+            self.broken.append(BrokenPart(source, data, error.findings))
             self._is_full = self._budget.is_exceeded
             return None
         part = Part(path, key, document)
@@ -185,6 +195,36 @@ def expand(pattern: Path) -> list[Path]:
         found = matches
     # A link that leads nowhere is there: to leave it out would be to take its providers away.
     return sorted(path for path in found if os.path.lexists(path) and not path.is_dir())
+
+
+def listings(patterns: Iterable[Path]) -> dict[Path, set[str]]:
+    """The directories that decide what absolute patterns match, each with the patterns of those names in it
+    that matter. The first of each may not exist yet."""
+    found: dict[Path, set[str]] = {}
+    for pattern in patterns:
+        directories = [Path(pattern.anchor)]
+        has_begun = False
+        for index, part in enumerate(pattern.parts[1:], 2):
+            is_magic = bool(_MAGIC & set(part))
+            has_begun |= is_magic
+            for directory in directories if has_begun else ():
+                found.setdefault(directory, set()).add(part if is_magic else escape(part))
+            if index == len(pattern.parts):
+                break
+            directories = [
+                directory / name
+                for directory in directories
+                for name in (_matching(directory, part) if is_magic else (part,))
+                if not has_begun or (directory / name).is_dir()
+            ]
+    return found
+
+
+def _matching(directory: Path, pattern: str) -> list[str]:
+    try:
+        return [name for name in _names(directory) if _matches(name, pattern)]
+    except OSError:
+        return []
 
 
 def _names(directory: Path) -> Iterable[str]:

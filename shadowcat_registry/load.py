@@ -13,7 +13,7 @@ from pathlib import Path
 from .assemble import Assembled, Known, assemble
 from .catalog import Catalog
 from .errors import ManifestError, ManifestNotFoundError
-from .includes import PartReader, expand
+from .includes import PartReader, expand, listings
 from .interpolate import describe
 from .manifest import Manifest
 from .parse import MAX_BYTES
@@ -78,8 +78,9 @@ class ManifestLoader:
         self._files: tuple[Path, ...] = (self._absolute,)
         self._patterns: tuple[Path, ...] = ()
 
-    def load(self) -> Manifest:
-        """Read and check the manifest as it is now.
+    def load(self, *, require_end_marker: bool = False) -> Manifest:
+        """Read and check the manifest as it is now. With `require_end_marker` each file has to have one,
+        whether or not it says so itself: what runs may say so.
 
         Raises:
             ManifestNotFoundError: it cannot be read, with the reason.
@@ -94,7 +95,7 @@ class ManifestLoader:
             raise ManifestNotFoundError(str(path), describe(error)) from None
         except ValueError:
             raise ManifestNotFoundError(repr(str(path)), "this is no path") from None
-        assembled = self._assemble(data)
+        assembled = self._assemble(data, require_end_marker=require_end_marker)
         del data  # as above
         return _manifest_of(assembled)
 
@@ -114,14 +115,27 @@ class ManifestLoader:
                 continue
         return tuple(dict.fromkeys([*files, *matches]))
 
-    def _assemble(self, data: bytes) -> Assembled:
+    def listings(self) -> dict[Path, set[str]]:
+        """The directories in which files may appear that the last load would have asked for, each with the
+        patterns of their names. As quick."""
+        with self._lock:
+            patterns = self._patterns
+        return listings(patterns)
+
+    def _assemble(self, data: bytes, *, require_end_marker: bool = False) -> Assembled:
         with self._lock:
             known = self._known
         reader = PartReader(known.documents)
         path = self._absolute
         reader.read(path, str(self._path), data)
         assembled = assemble(
-            reader, path, self._catalog, self._environ, unresolved=self._unresolved, known=known
+            reader,
+            path,
+            self._catalog,
+            self._environ,
+            unresolved=self._unresolved,
+            known=known,
+            require_end_marker=require_end_marker,
         )
         with self._lock:
             self._known = assembled.known

@@ -14,6 +14,7 @@ from .errors import Excerpt, Finding
 from .interpolate import mask
 from .marks import Mark
 from .metadata import ProviderSpec
+from .supervise import WatchMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,11 @@ class ReloadPolicy:
     """Whether more than half of the providers (and more than two), or all of them, may go in one reload."""
     step_timeout_seconds: float = 30.0
     """What each init hook, and each opening of a storage, has before the reload gives up."""
+    mode: WatchMode = "auto"
+    """How changes are noticed."""
+    poll_interval_seconds: float = 1.0
+    require_end_marker: bool = False
+    """Whether a file counts only when its last line is `...`."""
 
     def with_stricter(self, running: ReloadPolicy) -> ReloadPolicy:
         """This policy, in a reload from a manifest whose policy is `running`."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -101,7 +102,8 @@ class Runtime:
 
     Without a `path` there is nothing to follow; it only gives the registry an owner and an end. Unless
     `eager`, no storage is opened before it is used, not even the default. With `control`, operators can ask
-    the process over a socket (see `control`); where there can be none, the log says why.
+    the process over a socket (see `control`); where there can be none, the log says why. `watch_mode` and
+    `poll_interval_seconds` hold whatever the manifest says under `reload`; None: what it says.
     """
 
     def __init__(
@@ -113,8 +115,8 @@ class Runtime:
         environ: Mapping[str, str] | None = None,
         eager: bool = True,
         watch: bool = True,
-        watch_mode: WatchMode = "auto",
-        poll_interval_seconds: float = 1.0,
+        watch_mode: WatchMode | None = None,
+        poll_interval_seconds: float | None = None,
         control: bool = False,
     ) -> None:
         self.path = None if path is None else Path(os.path.abspath(path))  # noqa: PTH100 - keeps links
@@ -151,9 +153,9 @@ class Runtime:
             self._watch = Watch(
                 self._files,
                 self._tick,
-                poll_interval_seconds=poll_interval_seconds,
-                mode=watch_mode,
+                listings=self._loader.listings if self._loader is not None else dict,
             )
+        self._watch_mode, self._poll_interval_seconds = watch_mode, poll_interval_seconds
         self._control: ControlServer | None = None
         if control and self.path is not None:
             # Here, not where it starts: it is slow to import, and has to hear the first event.
@@ -482,9 +484,19 @@ class Runtime:
         if report.findings:
             raise ManifestError(report.findings)
         self._manifest = manifest
+        self._follow(manifest)
         for finding in manifest.warnings:
             _logger.warning("%s", finding)
         return report
+
+    def _follow(self, manifest: Manifest) -> None:
+        """In the way that it asks for, where code has not said how."""
+        if self._watch is not None:
+            asked, interval = manifest.reload, self._poll_interval_seconds
+            self._watch.configure(
+                mode=self._watch_mode or asked.mode,
+                poll_interval_seconds=asked.poll_interval_seconds if interval is None else interval,
+            )
 
     def _reconcile(self, manifest: Manifest, running: Manifest | None) -> Report:
         return reconcile(
@@ -505,7 +517,8 @@ class Runtime:
         """
         self._progress.enter("load")
         timeout_seconds = running.reload.step_timeout_seconds
-        return self._progress.run("loading the manifest", None, loader.load, timeout_seconds)
+        load = partial(loader.load, require_end_marker=running.reload.require_end_marker)
+        return self._progress.run("loading the manifest", None, load, timeout_seconds)
 
     def _missing(self, error: ManifestNotFoundError) -> Finding:
         return Finding("SC117", f"{error}; what runs is kept", Mark.at_start(str(self.path)))
@@ -569,6 +582,8 @@ class Runtime:
             self._note_retiring(report.retiring)
             result: Result = "committed" if report.plan else "unchanged"
             self._record(result, began, report.generation, (), manifest.digest)
+        if manifest.reload != running.reload:
+            self._follow(manifest)
         if report.plan:
             self._publish("committed", report)
         elif recovered:

@@ -114,6 +114,13 @@ class Settling:
         self.sight = sight
         return True
 
+    def rest(self, seconds: float) -> None:
+        """Nobody looked for so long (the process was stopped): that time tells nothing of the file."""
+        self._since += seconds
+        self._opened_at = None if self._opened_at is None else self._opened_at + seconds
+        self._blank_since = None if self._blank_since is None else self._blank_since + seconds
+        self._candidate = None
+
     def is_doubtful(self, signature: Signature) -> bool:
         """Whether a periodic check that sees this signature must look at the content again."""
         seen = self.sight

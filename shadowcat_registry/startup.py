@@ -52,13 +52,14 @@ def open_registry(
     path: str | os.PathLike[str] | None = None,
     *,
     watch: bool = True,
-    watch_mode: WatchMode = "auto",
-    poll_interval_seconds: float = 1.0,
+    watch_mode: WatchMode | None = None,
+    poll_interval_seconds: float | None = None,
     control: bool = False,
 ) -> Runtime:
     """A new registry on what the manifest at `path` says, which follows it until `close()`.
 
     `path` defaults as `find_manifest` has it. A relative path in the manifest is relative to the manifest.
+    `watch_mode` and `poll_interval_seconds` come before what the manifest says under `reload`.
     With `control`, the commands `status`, `plan`, `why`, `reload` and `events` can talk to this process.
 
     Raises:

@@ -10,43 +10,42 @@ No gap: every path that is new to the watch, so also every path at the start, gi
 has settled. Load first, start then: the first tick closes the gap between the two. And what moved while
 `on_tick` ran counts as unknown: it gives another tick when it has settled, also if it is as before.
 
-New files that a pattern matches are found by the periodic check, which asks `paths` again.
+Which paths there are is asked again at each check, and when an event speaks of a name that a listing (a
+directory, and what names in it matter) may add.
 """
 
-# ruff: noqa: PTH100  -- `abspath` must not follow links, `resolve` does
 from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from fnmatch import translate
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from .metadata import format_time
 from .settle import LONGEST_WAIT_SECONDS, STIRRED_QUIET_SECONDS, Hint, Settling
 from .sight import Way, look, probe, read_settled, trace
+from .supervise import EventSource, Message, WatchMode
 
-if TYPE_CHECKING:
-    from .hints import Hints
+__all__ = ["DEFAULT_POLL_SECONDS", "Watch", "WatchMode", "WatchStatus", "read_settled"]
 
-__all__ = ["Watch", "WatchStatus", "read_settled"]
-
-WatchMode = Literal["auto", "poll"]
-"""`auto`: file events where they can be had, beside the periodic check. `poll`: only the check."""
-
-_RETRY_EVENTS_SECONDS: Final = 30.0
-"""After events could not be had; doubled with each failure, for with watchdog 6 each costs descriptors."""
-_MOST_RETRY_SECONDS: Final = 3600.0
+DEFAULT_POLL_SECONDS: Final = 1.0
 _REST_AFTER_FAULT_SECONDS: Final = 1.0
+_STOPPED_SECONDS: Final = 1.0
+"""A wait that ends so late was not ours: the whole process, or the machine, stood still."""
+_OVERFLOW: Final = "overflow"  # as in `hints`, which is not loaded unless somebody watches
 
 _HAS_CLOSE_EVENTS: Final = sys.platform == "linux"
 
@@ -68,12 +67,18 @@ class WatchStatus:
     last_tick_at: datetime | None = None
     degraded: str | None = None
     """Why it is less than it should be, in words; None: it is not."""
+    unobserved: tuple[str, ...] = ()
+    """Directories whose events cannot be believed or had, each with the reason; they are polled."""
+    poll_interval_seconds: float = DEFAULT_POLL_SECONDS
     events: int = 0
     """That concerned a path on the way to a file."""
+    overflows: int = 0
+    """How often the system lost events, and said so."""
     checks: int = 0
     ticks: int = 0
+    """How often something had changed and settled."""
     rescues: int = 0
-    """Changes that only the periodic check found."""
+    """Changes that only the periodic check found, although there should have been events."""
     rearms: int = 0
 
     def as_json(self) -> dict[str, Any]:
@@ -88,7 +93,10 @@ class WatchStatus:
             "last_check_at": check,
             "last_tick_at": tick,
             "degraded": self.degraded,
+            "unobserved": list(self.unobserved),
+            "poll_interval_seconds": self.poll_interval_seconds,
             "events": self.events,
+            "overflows": self.overflows,
             "checks": self.checks,
             "ticks": self.ticks,
             "rescues": self.rescues,
@@ -99,6 +107,7 @@ class WatchStatus:
 class Watch:
     """Watches the files that `paths()` names (absolute paths) and calls `on_tick()` when they have settled.
 
+    `listings()` are the directories in which new paths may appear, each with the patterns of their names.
     `start()` and `stop()` may be called again and again, by one thread at a time; everything else by any.
     After a fork the child has an idle watch: `stop()` there touches nothing of the parent's, `start()`
     begins anew.
@@ -109,13 +118,21 @@ class Watch:
         paths: Callable[[], Collection[Path]],
         on_tick: Callable[[], None],
         *,
-        poll_interval_seconds: float = 1.0,
+        listings: Callable[[], Mapping[Path, Collection[str]]] = dict,
+        poll_interval_seconds: float = DEFAULT_POLL_SECONDS,
         mode: WatchMode = "auto",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._paths, self._on_tick = paths, on_tick
-        self._poll_interval_seconds, self._mode, self._clock = poll_interval_seconds, mode, clock
+        self._paths, self._on_tick, self._listings = paths, on_tick, listings
+        self._settings, self._clock = _Settings(mode, poll_interval_seconds), clock
         self._loop: _Loop | None = None
+
+    def configure(self, *, mode: WatchMode, poll_interval_seconds: float) -> None:
+        """Go on in this way, at once and after the next start. Also from `on_tick`."""
+        self._settings = _Settings(mode, poll_interval_seconds)
+        loop = self._living()
+        if loop is not None:
+            loop.inbox.put(self._settings)
 
     def start(self) -> None:
         """Begin; the first tick comes as soon as the files are settled.
@@ -125,12 +142,12 @@ class Watch:
         """
         if self._living() is not None:
             raise RuntimeError("the watch runs already")
-        if self._mode != "poll":
+        if self._settings.mode != "poll":
             with suppress(ImportError):  # the loop says so in its status, and polls
                 # Here, not in the thread: a process that forks while a thread imports leaves the lock of the
                 # import held in the child, for ever.
                 import_module(f"{__package__}.hints")
-        loop = _Loop(self._paths, self._on_tick, self._poll_interval_seconds, self._mode, self._clock)
+        loop = _Loop(self._paths, self._on_tick, self._listings, self._settings, self._clock)
         loop.thread.start()
         self._loop = loop
 
@@ -171,7 +188,13 @@ class Watch:
         return loop if loop is not None and loop.pid == os.getpid() and loop.thread.is_alive() else None
 
 
-_Message = tuple[str, str] | float | None
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    mode: WatchMode
+    poll_interval_seconds: float
+
+
+_Item = Message | float | _Settings | None
 
 
 @dataclass(slots=True, eq=False)
@@ -183,29 +206,36 @@ class _Watched:
     way: Way
 
 
+@dataclass(slots=True, eq=False)
+class _Listing:
+    """One directory in which paths may appear, with the way to it."""
+
+    path: str
+    names: re.Pattern[str]
+    way: Way
+
+
 @dataclass(eq=False)
 class _Loop:
     """One run from start to stop. Only its thread touches it, but for `inbox`, `stopping` and `status`."""
 
     paths: Callable[[], Collection[Path]]
     on_tick: Callable[[], None]
-    poll_interval_seconds: float
-    mode: WatchMode
+    listings: Callable[[], Mapping[Path, Collection[str]]]
+    settings: _Settings
     clock: Callable[[], float]
     # `SimpleQueue.put` is reentrant, so that a signal handler may call it. Holds an event `(kind, path)`,
-    # the time of a poke, or None: wake up.
-    inbox: SimpleQueue[_Message] = field(default_factory=SimpleQueue)
+    # the time of a poke, new settings, or None: wake up.
+    inbox: SimpleQueue[_Item] = field(default_factory=SimpleQueue)
     stopping: threading.Event = field(default_factory=threading.Event)
     status: WatchStatus = field(default_factory=WatchStatus)
 
     def __post_init__(self) -> None:
         self.pid = os.getpid()
         self.thread = threading.Thread(target=self._run, name="shadowcat-watch", daemon=True)
+        self.source = EventSource(self.inbox.put, self.settings.mode, self.clock)
         self._watched: dict[str, _Watched] = {}
-        self._hints: Hints | None = None
-        self._has_armed = False
-        self._retry_events_at = self.clock()
-        self._retry_events_seconds = _RETRY_EVENTS_SECONDS
+        self._listed: list[_Listing] = []
         self._next_check = self.clock()
         self._wanted_since: float | None = None  # a tick is due since then, if everything were settled
         self._pokes: list[float] = []
@@ -223,32 +253,52 @@ class _Loop:
                     # Nothing may end this thread; what it missed, the next check finds.
                     _logger.exception("the watch failed and goes on")
                     self._faults["watch"] = "the watch itself failed, see the log"
-                    self._hints_off()
+                    self.source.close()
                     self._next_check = self.clock()
                     self._say_how_it_stands()
                     self.stopping.wait(_REST_AFTER_FAULT_SECONDS)
         finally:
-            self._hints_off()
+            self.source.close()
 
-    def _receive(self) -> list[_Message]:
+    def _receive(self) -> list[_Item]:
         """Everything in the inbox; waits for the first of it, at most until something is to be done."""
         times = [self._next_check, *self._pokes]
         times += [w.settling.due for w in self._watched.values() if w.settling.due is not None]
         if self._wanted_since is not None:
             times.append(self._wanted_since + LONGEST_WAIT_SECONDS)
-        received: list[_Message] = []
+        received: list[_Item] = []
+        began = self.clock()
+        until = max(began, min(times))
         try:
-            received.append(self.inbox.get(timeout=max(0.0, min(times) - self.clock())))
+            received.append(self.inbox.get(timeout=until - began))
             while True:
                 received.append(self.inbox.get_nowait())
         except Empty:
-            return received
+            pass
+        late_seconds = self.clock() - until
+        if late_seconds > _STOPPED_SECONDS:
+            self._rest(late_seconds)
+        return received
 
-    def step(self, received: Collection[_Message]) -> None:
+    def _rest(self, seconds: float) -> None:
+        """That time went by unseen: nothing was quiet in it, and nobody has been waited for."""
+        for watched in self._watched.values():
+            watched.settling.rest(seconds)
+        if self._wanted_since is not None:
+            self._wanted_since += seconds
+
+    def step(self, received: Collection[_Item]) -> None:
         """All that is to be done at this moment."""
         now = self.clock()
         events = [item for item in received if isinstance(item, tuple)]
         self._pokes += [item for item in received if isinstance(item, float)]
+        for item in received:
+            if isinstance(item, _Settings):
+                self.settings, self.source.mode = item, item.mode
+                self._next_check = now
+        if any(kind == _OVERFLOW for kind, _ in events):
+            self._take_overflow(now)
+            events = [event for event in events if event[0] != _OVERFLOW]
         if events:
             self._count(events=len(events))
             self.status = replace(self.status, last_event_at=datetime.now(UTC))
@@ -264,15 +314,16 @@ class _Loop:
 
     # -- events
 
-    def _take_hints(self, events: list[tuple[str, str]], now: float) -> None:
+    def _take_hints(self, events: list[Message], now: float) -> None:
         # In the order of their last occurrence: of one path, the latest counts.
         latest = list(dict.fromkeys(reversed(events)))[::-1]
+        if any(self._may_add(path) for _, path in latest):
+            self._refresh_paths(now, after_tick=False)
         concerned = [(kind, path, self._concerned_by(path)) for kind, path in latest]
         if any(kind in ("moved", "created", "deleted") for kind, _ in latest):
             # The way may be another one now. Armed before looking: what comes after the look gives an event.
-            if self._hints is not None:
-                for _, path in latest:
-                    self._hints.forget(path)  # what stands there is new, even if it got the old number
+            for _, path in latest:
+                self.source.forget(path)
             self._arm(now)
         for kind, path, those in concerned:
             hint = _hint_of(kind, path)
@@ -283,6 +334,21 @@ class _Loop:
                     watched.settling.hint(hint, now)
                 elif kind == "created":  # a directory on the way: who knows what is being put there
                     watched.settling.hint(Hint.STIRRED, now)
+
+    def _take_overflow(self, now: float) -> None:
+        """Events were lost, also of a writer's end: from here on, it is as if nobody had told of any."""
+        self._count(overflows=1)
+        for watched in self._watched.values():
+            if watched.settling.due is not None:
+                watched.settling.hint(Hint.STIRRED, now)
+        self._next_check = now
+
+    def _may_add(self, path: str) -> bool:
+        """Whether an event of this path may be of one that is not watched yet."""
+        directory, _, _ = path.rpartition(os.sep)
+        return any(
+            path in listing.way.entries or directory == listing.way.file for listing in self._listed
+        ) and not any(path == watched.way.file for watched in self._watched.values())
 
     def _concerned_by(self, path: str) -> list[_Watched]:
         return [watched for watched in self._watched.values() if path in watched.way.entries]
@@ -301,7 +367,7 @@ class _Loop:
                 settling.sight = seen  # touched, or written with the same bytes: no change
             else:
                 settling.hint(Hint.STIRRED, now)
-        self._next_check = now + self.poll_interval_seconds
+        self._next_check = now + self.settings.poll_interval_seconds
         self._count(checks=1)
         self._faults.pop("watch", None)
         self.status = replace(self.status, last_check_at=datetime.now(UTC))
@@ -309,13 +375,15 @@ class _Loop:
 
     def _refresh_paths(self, now: float, *, after_tick: bool) -> None:
         try:
-            paths = {os.path.abspath(path) for path in self.paths()}
+            paths = {os.fspath(path) for path in self.paths()}
+            listings = {os.fspath(path): _names_of(names) for path, names in self.listings().items()}
         except Exception as error:
             if "paths" not in self._faults:
                 _logger.exception("cannot ask which files to watch; going on with those before")
             self._faults["paths"] = f"cannot ask which files to watch ({type(error).__name__})"
             return
         self._faults.pop("paths", None)
+        self._listed = [_Listing(path, names, trace(path)) for path, names in listings.items()]
         for path in self._watched.keys() - paths:
             del self._watched[path]
             self._must_tick = self._must_tick or not after_tick  # after a tick, the reader dropped it
@@ -325,47 +393,20 @@ class _Loop:
             settling.hint(Hint.STIRRED if _is_fresh(path) else Hint.REPLACED, now)
 
     def _arm(self, now: float) -> None:
-        """Observe what decides at present; where the system refuses, say so and try again later."""
-        for watched in self._watched.values():
-            watched.way = trace(watched.path)
-        if self.mode == "poll" or (self._hints is None and now < self._retry_events_at):
-            return
-        try:
-            if self._hints is not None and not self._hints.is_alive:
-                _logger.warning("the observer of file events died; starting another one")
-                self._hints_off()
-            if self._hints is None:
-                from .hints import Hints  # here: watchdog is not loaded unless somebody watches
-
-                self._hints = Hints(self.inbox.put)
-            ways = [watched.way for watched in self._watched.values()]
-            directories = {d: probe(d)[:2] for way in ways for d in way.directories}
-            existing = {d: identity for d, identity in directories.items() if identity}
-            if self._hints.arm(existing, frozenset(entry for way in ways for entry in way.entries)):
-                self._count(rearms=1 if self._has_armed else 0)
-                self._has_armed = True
-                self._next_check = now  # nobody told what happened in between
-        except (OSError, RuntimeError, ImportError) as error:
-            self._hints_off()
-            if "events" not in self._faults:
-                _logger.warning("no file events, only a look now and then: %s", error)
-            self._faults["events"] = (
-                f"no file events ({error}); looking every {self.poll_interval_seconds:g} s"
-            )
-            self._retry_events_at = now + self._retry_events_seconds
-            self._retry_events_seconds = min(2 * self._retry_events_seconds, _MOST_RETRY_SECONDS)
-        else:
-            self._retry_events_seconds = _RETRY_EVENTS_SECONDS
-            if self._faults.pop("events", None) is not None:
-                _logger.info("file events are back")
-
-    def _hints_off(self) -> None:
-        hints, self._hints = self._hints, None
-        if hints is not None:
-            try:
-                hints.close()
-            except Exception:
-                _logger.exception("the observer of file events did not end cleanly")
+        """Observe what decides at present."""
+        traced: list[_Watched | _Listing] = [*self._watched.values(), *self._listed]
+        for each in traced:
+            each.way = trace(each.path)
+        ways = [each.way for each in traced]
+        changed, is_again = self.source.arm(
+            {directory for way in ways for directory in way.directories}
+            | {listing.way.file for listing in self._listed},
+            {entry for way in ways for entry in way.entries},
+            {listing.way.file: listing.names for listing in self._listed},
+        )
+        if changed:
+            self._count(rearms=int(is_again))
+            self._next_check = now  # nobody told what happened in between
 
     # -- content
 
@@ -378,11 +419,12 @@ class _Loop:
                 continue
             is_known, was_told = settling.taken is not None, settling.was_told
             if settling.settle(look(watched.path), self.clock()):
-                is_rescue |= settling.is_news and is_known and not was_told
-        if is_rescue and self._hints is not None:
+                is_mute = not watched.way.directories <= set(self.source.directories)
+                is_rescue |= settling.is_news and is_known and not was_told and not is_mute
+        if is_rescue:
             # Some ways to write give no events at all (mmap, a hard link elsewhere). But it may be deaf.
             self._count(rescues=1)
-            self._hints_off()
+            self.source.close()
             self._arm(self.clock())
 
     def _tick_if_settled(self) -> None:
@@ -443,13 +485,28 @@ class _Loop:
         )
 
     def _say_how_it_stands(self) -> None:
+        interval = self.settings.poll_interval_seconds
+        faults = list(self._faults.values())
+        if self.source.fault is not None:
+            faults.append(f"{self.source.fault}; looking every {interval:g} s")
         self.status = replace(
             self.status,
-            mode="poll" if self._hints is None else "events",
-            directories=() if self._hints is None else self._hints.directories,
+            mode="events" if self.source.is_on else "poll",
+            directories=self.source.directories,
             paths=tuple(sorted(self._watched)),
-            degraded="; ".join(self._faults.values()) or None,
+            degraded="; ".join(faults) or None,
+            unobserved=tuple(f"{path}: {why}" for path, why in sorted(self.source.unobserved.items())),
+            poll_interval_seconds=interval,
         )
+
+
+@lru_cache(maxsize=64)
+def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, patterns)))
+
+
+def _names_of(patterns: Iterable[str]) -> re.Pattern[str]:
+    return _compiled(tuple(sorted(patterns)))
 
 
 def _hint_of(kind: str, path: str) -> Hint:

@@ -298,9 +298,9 @@ class TestReload:
         assert runtime._loader is not None
         load = runtime._loader.load
 
-        def counted() -> Manifest:
+        def counted(**options: Any) -> Manifest:
             reads.append(None)
-            return load()
+            return load(**options)
 
         monkeypatch.setattr(runtime._loader, "load", counted)
         world.write("a", a={"n": 1})
@@ -786,6 +786,60 @@ class TestDoubt:
         world.put("version: 2")
         assert runtime.reload().result == "rejected"
         assert world.said[-1] == "rejected"
+
+
+class TestTheWayItFollows:
+    """What the manifest says under `reload`, and what code says."""
+
+    def put(self, world: World, **reload: Any) -> None:
+        providers = {"a": {"type": "fake"}}
+        world.put(json.dumps({"version": 1, "reload": reload, "providers": providers}))
+
+    def watched(self, world: World, **options: Any) -> Any:
+        runtime = world.use(world.make(watch=True, **options))
+        runtime.start()
+        return lambda: (runtime._watch and runtime._watch._settings.mode, runtime.status().watch)
+
+    def test_is_what_the_manifest_says_and_changes_with_it(self, world: World) -> None:
+        self.put(world, mode="poll", poll_interval_seconds=0.05)
+        ask = self.watched(world)
+        until(lambda: ask()[1].poll_interval_seconds == 0.05 and ask()[1].mode == "poll")
+        self.put(world, mode="events", poll_interval_seconds=0.5)
+        until(lambda: ask()[0] == "events" and ask()[1].poll_interval_seconds == 0.5)
+        self.put(world)
+        until(lambda: ask()[0] == "auto" and ask()[1].poll_interval_seconds == 1.0)
+        assert world.said == ["started"], "nothing else has changed"
+
+    def test_is_what_code_says_where_it_does(self, world: World) -> None:
+        self.put(world, mode="poll", poll_interval_seconds=3600)
+        ask = self.watched(world, watch_mode="events", poll_interval_seconds=0.05)
+        assert ask()[0] == "events"
+        self.put(world, mode="poll", poll_interval_seconds=60)
+        world.runtime.reload()
+        until(lambda: ask()[1].poll_interval_seconds == 0.05)
+        assert ask()[0] == "events"
+
+    def test_a_refused_manifest_changes_nothing_of_it(self, world: World) -> None:
+        self.put(world, mode="poll", poll_interval_seconds=3600)
+        ask = self.watched(world)
+        world.put('{"version": 1, "reload": {"mode": "events"}, "providers": {"a": {"type": "nosuch"}}}')
+        assert world.runtime.reload().result == "rejected"
+        assert ask()[0] == "poll"
+
+    def test_an_end_marker_that_runs_is_needed_until_a_file_with_one_lifts_it(self, world: World) -> None:
+        text = "version: 1\nproviders: {a: {type: fake}}\n"
+        strict = text + "reload: {require_end_marker: true}\n"
+        world.put(strict + "...\n")
+        runtime = world.runtime
+        runtime.start()
+        world.put(text)
+        outcome = runtime.reload()
+        assert (outcome.result, [finding.code for finding in outcome.findings]) == ("rejected", ["SC118"])
+        world.put(text + "...\n")
+        assert runtime.reload().result == "unchanged"
+        world.put(text)
+        assert runtime.reload().result == "unchanged"
+        assert world.said == ["started", "rejected", "recovered"]
 
 
 class TestWatching:

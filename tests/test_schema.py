@@ -421,6 +421,9 @@ class TestCheckSchema:
             "on_removal_in_use",
             "allow_mass_removal",
             "step_timeout_seconds",
+            "mode",
+            "poll_interval_seconds",
+            "require_end_marker",
         }
         assert schema["$defs"]["provider"]["properties"].keys() == {
             "type",

@@ -156,6 +156,27 @@ class TestABurst:
         assert taken[-1][1] == "new 399"
 
 
+class TestATimeInWhichNobodyLooked:
+    def test_does_not_make_a_file_overdue(self) -> None:
+        settling = Settling(has_close_events=True)
+        settling.hint(Hint.REPLACED, 0.0)
+        assert not settling.is_quiet((1,), 0.0)
+        settling.rest(60.0)
+        assert not settling.is_quiet((2,), 60.1), "a writer is in the middle of it"
+        assert settling.is_quiet((2,), 60.2)
+
+    def test_does_not_make_nothing_a_fact(self) -> None:
+        settling = Settling(has_close_events=True)
+        settling.taken = "old"
+        settling.hint(Hint.GONE, 0.0)
+        settling.is_quiet(NOTHING, 0.0)
+        assert settling.is_quiet(NOTHING, 0.1)
+        assert not settling.settle(Sight(NOTHING, "missing"), 0.1)
+        settling.rest(60.0)
+        settling.is_quiet(NOTHING, 60.2)
+        assert not settling.settle(Sight(NOTHING, "missing"), 60.2)
+
+
 class TestNothing:
     @pytest.mark.parametrize("blank", sorted(BLANK))
     def test_that_lasts_is_told_once(self, blank: str) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import signal
 import subprocess
@@ -11,12 +10,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from queue import Empty
 
 import pytest
 
-from shadowcat_registry import hints, watch
+from shadowcat_registry import hints, supervise, watch
+from shadowcat_registry.settle import Settling
 from shadowcat_registry.watch import Watch, WatchMode, read_settled
+
+from .save_styles import STYLES, apply, needs_save_styles, save_styles
 
 PATIENCE_SECONDS = 30.0
 POLL_SECONDS = 0.05
@@ -25,23 +27,6 @@ OLD = "version: 1\nitems:\n" + "".join(f"  - id: old-{i}\n" for i in range(50))
 NEW = "version: 2\nitems:\n" + "".join(f"  - id: new-{i}\n" for i in range(60))
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
-
-
-def _load_save_styles() -> ModuleType | None:
-    path = Path(__file__).resolve().parents[2] / "shared" / "tools" / "save_styles.py"
-    if sys.platform != "linux" or not path.is_file():
-        return None
-    spec = importlib.util.spec_from_file_location("save_styles", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-save_styles = _load_save_styles()
-STYLES: list[str] = [] if save_styles is None else save_styles.STYLES
 
 
 class Recorder:
@@ -82,6 +67,17 @@ class Recorder:
             step.wait(0.005)
         raise AssertionError(self.watch.status())
 
+    def settle_down(self) -> None:
+        """Until the first tick is over: what moves while it lasts gives another. Forgets what was seen."""
+        self.wait_for_count(1)
+        checks = self.watch.status().checks
+        self.watch.configure(
+            mode=self.watch._settings.mode, poll_interval_seconds=self.watch._settings.poll_interval_seconds
+        )  # brings a check
+        self.wait_until(lambda status: status.checks > checks)
+        with self.changed:
+            self.seen.clear()
+
     def wait_for_checks(self, count: int) -> None:
         until = self.watch.status().checks + count
         self.wait_until(lambda status: status.checks >= until)
@@ -96,10 +92,7 @@ def recording(
     recorder.watch.start()
     try:
         if first:
-            recorder.wait_for_count(1)
-            recorder.wait_for_checks(1)  # then it is over: what moves while it lasts gives another
-            with recorder.changed:
-                recorder.seen.clear()
+            recorder.settle_down()
         yield recorder
     finally:
         assert recorder.watch.stop(PATIENCE_SECONDS)
@@ -139,12 +132,7 @@ def save(style: str, base: Path, mode: WatchMode, poll_seconds: float) -> list[s
     os.utime(path, (1, 1))
     try:
         with recording(path, mode=mode, poll_seconds=poll_seconds) as recorder:
-            if style == "nano":  # forks: from a process with threads that is asking for trouble
-                tool = Path(str(save_styles.__file__))
-                command = [sys.executable, str(tool), "apply", style, str(path)]
-                subprocess.run([*command, "--text-file", str(settled(base / "new", NEW))], check=True)
-            else:
-                save_styles.apply(style, path, NEW)
+            apply(style, path, NEW, base)
             if save_styles.INFO[style].changes:
                 recorder.wait_for(lambda seen: seen[-1:] == [NEW])
             # Long enough for a tick that should not be: the longest quiet, in checks.
@@ -199,7 +187,7 @@ def with_poll(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[list
     return outcomes(POLLED_STYLES, tmp_path_factory.mktemp("poll"), "poll", STYLE_POLL_SECONDS, workers=6)
 
 
-@pytest.mark.skipif(save_styles is None, reason="needs Linux and ../shared/tools/save_styles.py")
+@needs_save_styles
 class TestEveryWayToSave:
     @pytest.mark.parametrize("style", STYLES)
     def test_is_one_change_with_events(self, style: str, with_events: dict[str, Future[list[str]]]) -> None:
@@ -324,6 +312,131 @@ class TestSeveralFiles:
             recorder.wait_for(lambda seen: seen[-1] == OLD)
 
 
+class TestListings:
+    @pytest.fixture
+    def directory(self, tmp_path: Path) -> Path:
+        directory = tmp_path / "registry.d"
+        directory.mkdir()
+        return directory
+
+    @contextmanager
+    def listing(self, manifest: Path, directory: Path) -> Iterator[Recorder]:
+        """Whoever watches what matches `*.yaml`, with a check an hour."""
+        recorder = Recorder(manifest)
+        recorder.watch = Watch(
+            lambda: [manifest, *sorted(directory.glob("*.yaml"))],
+            recorder.on_tick,
+            listings=lambda: {directory: {"*.yaml"}},
+            poll_interval_seconds=3600.0,
+        )
+        recorder.watch.start()
+        try:
+            recorder.settle_down()
+            yield recorder
+        finally:
+            assert recorder.watch.stop(PATIENCE_SECONDS)
+
+    @linux_only
+    def test_a_new_file_is_found_by_its_events(self, manifest: Path, directory: Path) -> None:
+        with self.listing(manifest, directory) as recorder:
+            replace(directory / "new.yaml", "1")
+            recorder.wait_for_count(1)
+            assert str(directory / "new.yaml") in recorder.watch.status().paths
+            (directory / "other.yaml").write_text("2")
+            recorder.wait_until(lambda status: str(directory / "other.yaml") in status.paths)
+            recorder.wait_for_count(2)
+            (directory / "new.yaml").unlink()
+            recorder.wait_until(lambda status: str(directory / "new.yaml") not in status.paths)
+            recorder.wait_for_count(3)
+
+    @linux_only
+    def test_what_does_not_match_is_nothing(self, manifest: Path, directory: Path) -> None:
+        with self.listing(manifest, directory) as recorder:
+            (directory / "new.txt").write_text("1")
+            replace(manifest, NEW)
+            recorder.wait_for_count(1)
+            events = recorder.watch.status().events
+            (directory / "newer.txt").write_text("1")
+            replace(manifest, OLD)
+            recorder.wait_for_count(2)
+            assert recorder.watch.status().events <= 2 * events
+
+    @linux_only
+    def test_a_directory_may_come_late(self, manifest: Path, directory: Path) -> None:
+        directory.rmdir()
+        with self.listing(manifest, directory) as recorder:
+            directory.mkdir()
+            recorder.wait_until(lambda status: str(directory.resolve()) in status.directories)
+            replace(directory / "new.yaml", "1")
+            recorder.wait_for_count(1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="making links needs a privilege on Windows")
+class TestTheWay:
+    def test_goes_up_from_where_a_link_leads(self, tmp_path: Path) -> None:
+        (tmp_path / "releases" / "1").mkdir(parents=True)
+        (tmp_path / "current").symlink_to("releases/1")
+        settled(tmp_path / "releases" / "shared.yaml", OLD)
+        path = tmp_path / "current" / ".." / "shared.yaml"
+        with recording(path) as recorder:
+            replace(tmp_path / "releases" / "shared.yaml", NEW)
+            assert recorder.wait_for_count(1) == [NEW]
+
+
+# --------------------------------------------------------------------------- modes
+
+
+class TestModes:
+    def test_can_be_changed_while_it_runs(self, manifest: Path) -> None:
+        with recording(manifest, mode="poll", poll_seconds=3600.0) as recorder:
+            assert recorder.watch.status().mode == "poll"
+            recorder.watch.configure(mode="auto", poll_interval_seconds=0.05)
+            recorder.wait_until(lambda status: status.mode == "events")
+            replace(manifest, NEW)
+            recorder.wait_for_count(1)
+            recorder.watch.configure(mode="poll", poll_interval_seconds=0.05)
+            recorder.wait_until(lambda status: status.mode == "poll")
+            assert recorder.watch.status().directories == ()
+            replace(manifest, OLD)
+            assert recorder.wait_for_count(2) == [NEW, OLD]
+
+    @linux_only
+    def test_auto_does_not_believe_a_file_system_of_a_network(
+        self, manifest: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(supervise, "filesystem_of", lambda _: "nfs4")
+        with recording(manifest, mode="auto") as recorder:
+            status = recorder.watch.status()
+            assert (status.mode, status.directories, status.degraded) == ("poll", (), None)
+            assert (
+                f"{manifest.parent.resolve()}: nfs4 does not tell what other machines do" in status.unobserved
+            )
+            replace(manifest, NEW)
+            assert recorder.wait_for_count(1) == [NEW]
+            assert recorder.watch.status().rescues == 0
+
+    @linux_only
+    def test_events_takes_what_there_is(self, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(supervise, "filesystem_of", lambda _: "nfs4")
+        with recording(manifest, mode="events") as recorder:
+            assert recorder.watch.status().mode == "events"
+
+    @linux_only
+    def test_a_file_beside_a_network_is_told_of(
+        self, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "far").mkdir()
+        other = settled(tmp_path / "far" / "secret", "1")
+        monkeypatch.setattr(
+            supervise, "filesystem_of", lambda path: "cifs" if path.endswith("far") else "ext4"
+        )
+        with recording(manifest, other) as recorder:
+            assert recorder.watch.status().mode == "events"
+            replace(other, "2")
+            recorder.wait_for(lambda seen: seen[-1:] == [f"{OLD}|2"])
+            assert recorder.watch.status().rescues == 0
+
+
 # --------------------------------------------------------------------------- supervision
 
 
@@ -373,7 +486,7 @@ class TestSupervision:
         def refuse(_: object) -> None:
             raise OSError(errno.ENOSPC, "inotify watch limit reached")
 
-        monkeypatch.setattr(watch, "_RETRY_EVENTS_SECONDS", 0.01)
+        monkeypatch.setattr(supervise, "_RETRY_SECONDS", 0.01)
         with monkeypatch.context() as patch:
             patch.setattr(hints, "Hints", refuse)
             recorder = Recorder(manifest)
@@ -394,8 +507,8 @@ class TestSupervision:
         with recording(manifest) as recorder:
             loop = recorder.watch._loop
             assert loop is not None
-            assert loop._hints is not None
-            for emitter in loop._hints._observer.emitters.copy():
+            assert loop.source._hints is not None
+            for emitter in loop.source._hints._observer.emitters.copy():
                 emitter.stop()
             recorder.wait_until(lambda status: status.rearms == 1)
             recorder.wait_for_checks(2)
@@ -409,8 +522,8 @@ class TestSupervision:
         with recording(manifest) as recorder:
             loop = recorder.watch._loop
             assert loop is not None
-            assert loop._hints is not None
-            loop._hints._handler.dispatch = lambda _: None  # type: ignore
+            assert loop.source._hints is not None
+            loop.source._hints._handler.dispatch = lambda _: None  # type: ignore
             replace(manifest, NEW)
             recorder.wait_for_count(1)
             status = recorder.wait_until(lambda status: status.rescues == 1)
@@ -420,6 +533,76 @@ class TestSupervision:
             status = recorder.watch.status()
             assert status.events > 0
             assert status.rescues == 1
+
+    @linux_only
+    def test_lost_events_bring_the_next_look_forward(self, manifest: Path) -> None:
+        with recording(manifest, poll_seconds=3600.0) as recorder:
+            loop = recorder.watch._loop
+            assert loop is not None
+            with manifest.open("w") as file:
+                file.write(NEW)
+                file.flush()
+                recorder.wait_until(lambda status: status.events > 0)
+                loop.source._hints._handler.dispatch = lambda _: None  # type: ignore
+            loop.inbox.put((hints.OVERFLOW, ""))  # the end of the writer was among them
+            assert recorder.wait_for_count(1) == [NEW]
+            assert recorder.watch.status().overflows == 1
+
+    @linux_only
+    @pytest.mark.long
+    def test_a_queue_that_runs_over_is_told(self, manifest: Path) -> None:
+        with recording(manifest, poll_seconds=3600.0) as recorder:
+            for number in range(40_000):
+                other = manifest.with_name(f"noise-{number}")
+                other.touch()
+                other.unlink()
+            replace(manifest, NEW)
+            assert recorder.wait_for_count(1) == [NEW]
+
+    @linux_only
+    def test_a_directory_that_may_not_be_read_is_polled_until_it_may(
+        self, manifest: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        forbidden, access = str(manifest.parent.resolve()), os.access
+
+        def ask(path: str, mode: int) -> bool:
+            return path != forbidden and access(path, mode)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "access", ask)
+            with recording(manifest) as recorder:
+                status = recorder.watch.status()
+                assert f"{forbidden}: no permission to read it" in status.unobserved
+                assert forbidden not in status.directories
+                replace(manifest, NEW)
+                recorder.wait_for_count(1)
+                patch.undo()
+                status = recorder.wait_until(lambda status: forbidden in status.directories)
+                assert status.unobserved == ()
+
+    def test_time_in_which_the_process_stood_still_does_not_count(
+        self, manifest: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rested: list[float] = []
+        monkeypatch.setattr(Settling, "rest", lambda _, seconds: rested.append(seconds))
+        now = [0.0]
+        loop = watch._Loop(
+            lambda: [manifest], lambda: None, dict, watch._Settings("poll", 1.0), lambda: now[0]
+        )
+        loop.step([])
+
+        class Stopped:
+            """A queue in which the time stands still for others."""
+
+            def get(self, timeout: float) -> None:
+                now[0] += timeout + 60.0
+
+            def get_nowait(self) -> None:
+                raise Empty
+
+        loop.inbox = Stopped()  # type: ignore[assignment]
+        loop._receive()
+        assert rested == [pytest.approx(60.0)]
 
     def test_status_is_json(self, manifest: Path) -> None:
         with recording(manifest) as recorder:
@@ -483,7 +666,11 @@ class TestStopping:
     def test_between_the_look_and_the_tick_lets_no_tick_begin(self, manifest: Path) -> None:
         ticks: list[None] = []
         loop = watch._Loop(
-            lambda: [manifest], lambda: ticks.append(None), 1.0, "poll", iter(range(99)).__next__
+            lambda: [manifest],
+            lambda: ticks.append(None),
+            dict,
+            watch._Settings("poll", 1.0),
+            iter(range(99)).__next__,
         )
         loop.stopping.set()
         for _ in range(5):
