@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from . import append, concurrency, imports, lookups, manifest, reconcile
+from . import append, concurrency, imports, lookups, manifest, reconcile, reload
 
 BENCHMARKS = {
     "append": append.main,
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "lookups": lookups.main,
     "manifest": manifest.main,
     "reconcile": reconcile.main,
+    "reload": reload.main,
 }
 
 

@@ -92,6 +92,7 @@ if TYPE_CHECKING:
         RevisionInfo,
         Unclosed,
     )
+    from .notify import ServiceNotifier
     from .plan import FieldChange
     from .preview import PlannedAction, PlanReport
     from .recorder import TapeRecorder
@@ -140,6 +141,7 @@ _HOMES = {
     "recorder": "TapeRecorder",
     "registry": "StorageProviderRegistry",
     "runtime": "Runtime",
+    "notify": "ServiceNotifier",
     "plan": "FieldChange",
     "preview": "PlannedAction PlanReport",
     "retention": "Removal Retention",
@@ -225,6 +227,7 @@ __all__ = [
     "SearchHit",
     "SearchPage",
     "SearchableBackend",
+    "ServiceNotifier",
     "Snapshot",
     "StalePlanError",
     "Status",

@@ -62,7 +62,7 @@ class _Job:
             self.error = error
 
     def as_step(self) -> Step:
-        return Step(self.what, self.provider, monotonic() - self.began, _place(self.thread))
+        return Step(self.what, self.provider, monotonic() - self.began, place_of(self.thread))
 
 
 class Progress:
@@ -78,6 +78,7 @@ class Progress:
         self._phase: tuple[PhaseName, datetime, float] | None = None
         self._current: _Job | None = None
         self._given_up: dict[_Job, datetime] = {}
+        self._spent: dict[PhaseName, float] = {}
         self._queue: SimpleQueue[_Job | None] | None = None
         forks.in_child(self, Progress._start_anew)
 
@@ -85,14 +86,24 @@ class Progress:
         """In a forked child: the threads are the parent's."""
         self._lock = threading.Lock()
         self._phase, self._current, self._given_up, self._queue = None, None, {}, None
+        self._spent = {}
 
     # ------------------------------------------------------------------ what is going on
 
     def enter(self, phase: PhaseName | None) -> None:
         """From now on it is in this phase; None: it has ended."""
-        now = None if phase is None else (phase, datetime.now(UTC), monotonic())
+        at = monotonic()
         with self._lock:
-            self._phase = now
+            if self._phase is not None:
+                name, _, began = self._phase
+                self._spent[name] = self._spent.get(name, 0.0) + at - began
+            self._phase = None if phase is None else (phase, datetime.now(UTC), at)
+
+    def take_spent(self) -> dict[PhaseName, float]:
+        """The seconds in each phase since this was asked last."""
+        with self._lock:
+            spent, self._spent = self._spent, {}
+        return spent
 
     def phase(self) -> Phase | None:
         with self._lock:
@@ -224,7 +235,7 @@ def _end_late(job: _Job) -> None:
         _logger.exception("what came of %s could not be closed", job.what)
 
 
-def _place(thread: threading.Thread | None) -> str | None:
+def place_of(thread: threading.Thread | None) -> str | None:
     """The innermost line that a thread is at, outside of this package and the standard library."""
     frame: FrameType | None = None
     if thread is not None and thread.ident is not None:

@@ -31,7 +31,7 @@ from .manifest import Manifest
 from .marks import Mark
 from .metadata import Holder, RevisionInfo
 from .preview import PlanReport
-from .progress import OverdueError, Progress
+from .progress import OverdueError, Progress, place_of
 from .reconcile import Report, preview_reload, reconcile
 from .registry import StorageProviderRegistry
 from .status import Condition, HistoryEntry, Outcome, Result, RuntimeState, Status
@@ -143,6 +143,7 @@ class Runtime:
         self._manifest: Manifest | None = None
         self._findings: tuple[Finding, ...] = ()
         self._last_reload: Outcome | None = None
+        self._reloads: dict[Result, int] = {}
         self._doubt: _Doubt | None = None  # only the worker's
         self._cancel_retired: Callable[[], None] | None = None
         self._worker: threading.Thread | None = None
@@ -236,7 +237,8 @@ class Runtime:
         if worker is not None and not is_own and worker.is_alive():
             worker.join(max(0.0, deadline - monotonic()))
             if worker.is_alive():
-                _logger.warning("a reload still runs foreign code after %g s and is left", timeout_seconds)
+                what = self._progress.phase() or f"a subscriber, at {place_of(worker)}"
+                _logger.warning("after %g s a reload still runs and is left: %s", timeout_seconds, what)
         if self._cancel_retired is not None:
             self._cancel_retired()
         self.registry.close(max(_LEAST_CLOSE_SECONDS, deadline - monotonic()))
@@ -318,6 +320,13 @@ class Runtime:
         return self._journal.entries()
 
     @property
+    def is_following(self) -> bool:
+        """Whether its threads live, so that a change of the manifest will be applied."""
+        worker, watch = self._worker, self._watch
+        lives = worker is not None and worker.is_alive() and not self._stopping.is_set()
+        return lives and (watch is None or watch.status().is_running)
+
+    @property
     def manifest(self) -> Manifest | None:
         """What is running; None before the start, and where there is no file to follow."""
         with self._changed:
@@ -346,6 +355,7 @@ class Runtime:
             last_reload, findings = self._last_reload, self._findings
             retiring_since = dict(self._retiring_since)
             retry_in_seconds = self._requests.retry.remaining_seconds()
+            reloads = dict(self._reloads)
         snapshot = self.registry.snapshot()
         providers = tuple(self.registry.list_providers())
         retiring = [info.name for info in providers if info.state == "retiring"]
@@ -371,6 +381,7 @@ class Runtime:
             ),
             revisions={info.name: tuple(self._revisions(info.name)) for info in providers},
             retry_in_seconds=retry_in_seconds,
+            reloads=reloads,
         )
 
     # ------------------------------------------------------------------ inside
@@ -653,6 +664,7 @@ class Runtime:
         digest: str | None,
     ) -> None:
         """Under the lock."""
+        self._reloads[result] = self._reloads.get(result, 0) + 1
         self._last_reload = Outcome(
             result=result,
             at=datetime.now(UTC),
@@ -660,6 +672,7 @@ class Runtime:
             digest=digest,
             duration_seconds=monotonic() - began,
             findings=findings,
+            phase_seconds=self._progress.take_spent(),
         )
 
     def _publish(

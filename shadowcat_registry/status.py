@@ -6,7 +6,7 @@ Plain immutable records that serialise to JSON; whoever shows them decides how.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -35,6 +35,8 @@ class Outcome:
     """Of the manifest that was read, where one could be."""
     duration_seconds: float
     findings: tuple[Finding, ...] = ()
+    phase_seconds: Mapping[PhaseName, float] = field(default_factory=dict)
+    """What of the duration each phase took; `load` is reading, parsing and checking."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -43,6 +45,7 @@ class Outcome:
             "generation": self.generation,
             "digest": self.digest,
             "duration_seconds": round(self.duration_seconds, 6),
+            "phase_seconds": {name: round(seconds, 6) for name, seconds in self.phase_seconds.items()},
             "findings": [finding.as_json() for finding in self.findings],
         }
 
@@ -172,6 +175,8 @@ class Status:
     """By provider, the newest last."""
     retry_in_seconds: float | None = None
     """When what was refused is tried again without being asked; None: when the file changes."""
+    reloads: Mapping[Result, int] = field(default_factory=dict)
+    """How many there were, by what came of them; a look that only put off its verdict is none."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -194,5 +199,6 @@ class Status:
                 name: [revision.as_json() for revision in revisions]
                 for name, revisions in (self.revisions or {}).items()
             },
+            "reloads": dict(self.reloads),
             "retry_in_seconds": None if self.retry_in_seconds is None else round(self.retry_in_seconds, 3),
         }

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from shadowcat_registry.runtime import Runtime
@@ -27,6 +28,12 @@ def mistreat(hints: Any, number: int) -> None:
         hints._handler.dispatch = lambda _: None
 
 
+def wait_for(asked: SimpleQueue[int]) -> int:
+    while True:
+        with suppress(Empty):  # a signal may come to another thread, which wakes nobody up
+            return asked.get(timeout=0.5)
+
+
 def main() -> None:
     asked: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
@@ -34,7 +41,7 @@ def main() -> None:
     with Runtime(sys.argv[1]) as runtime:
         runtime.subscribe(lambda event: say(event.as_json()))
         runtime.start()
-        while (received := asked.get()) != signal.SIGTERM:
+        while (received := wait_for(asked)) != signal.SIGTERM:
             loop = runtime._watch._loop if runtime._watch is not None else None
             if loop is not None and loop.source._hints is not None:
                 mistreat(loop.source._hints, received)

@@ -50,6 +50,7 @@ RANKS: dict[str, float] = {
     "patterns": 2,
     "accelerate": 2,
     "supervise": 2.2,
+    "doctor": 3.1,
     "watch": 2.3,
     # what stands on the contracts
     "interpolate": 3,
@@ -127,6 +128,7 @@ RANKS: dict[str, float] = {
     "control": 5,
     "runtime": 6,
     "startup": 6.1,
+    "notify": 6.1,
     # the doors
     "": 7,
     "cli": 8,

@@ -520,7 +520,8 @@ class TestClose:
         reloading = Running(runtime.reload)
         gate.reached()
         runtime.close(timeout_seconds=0.01)
-        assert "still runs foreign code" in caplog.text
+        assert "still runs and is left: prepare for " in caplog.text
+        assert "opening the storage of provider" in caplog.text
         assert isinstance(reloading.error(), RuntimeClosedError)
         gate.open()
         assert runtime._worker is not None

@@ -17,6 +17,7 @@ from .output import fail
 
 _COMMANDS: Final = {
     "explain": "What a code of a finding means, with a wrong and a right example.",
+    "doctor": "How changes of the manifest are noticed where it lies.",
     "demo": "The promise on one screen: record, edit the manifest underneath, lose nothing.",
     "init": "Write a commented manifest to start with.",
     "providers": "What the manifest declares, and how it stands.",

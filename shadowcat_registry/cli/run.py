@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -15,13 +14,15 @@ import click
 
 from ..control_socket import IS_SUPPORTED
 from ..events import Event
+from ..notify import ServiceNotifier
 from ..runtime import Runtime
 from .options import json_option, manifest_options
 from .output import printable, say, say_json
 
 _RELOAD: Final = getattr(signal, "SIGHUP", None)  # Windows has none
-# There, waiting for a queue cannot be interrupted by Ctrl-C: look up now and then.
-_LOOK_UP_SECONDS: Final = 0.5 if sys.platform == "win32" else None
+# Waiting for a queue cannot be interrupted by Ctrl-C on Windows, and nowhere by a signal that comes just
+# before the wait begins, or to another thread: its handler runs when the main thread looks up.
+_LOOK_UP_SECONDS: Final = 0.5
 _INSISTING_SECONDS: Final = 1.0
 """A second Ctrl-C after this ends what does not want to end."""
 
@@ -35,7 +36,7 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
 
     Reloads at once on SIGHUP. Ends on SIGINT or SIGTERM, with every storage closed and exit code 0. A
     manifest that is wrong at the start ends it with all findings and exit code 1; later, the last good one
-    stays in force.
+    stays in force. Where systemd wants to know (NOTIFY_SOCKET), it is told how things stand.
     """
     # These lines say what the events say.
     logging.getLogger("shadowcat_registry.events").setLevel(logging.CRITICAL)
@@ -69,8 +70,10 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
     previous = {number: signal.signal(number, on_signal) for number in numbers}
     runtime = Runtime(manifest, control=IS_SUPPORTED)
     runtime.subscribe(show)
+    notifier = ServiceNotifier(runtime)
     try:
         runtime.start()
+        notifier.start()
         while True:
             try:
                 number = todo.get(timeout=_LOOK_UP_SECONDS)
@@ -78,9 +81,10 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
                 continue
             if number is None or number != _RELOAD:
                 break
-            runtime.reload(wait=False)
+            notifier.reload()
     finally:
         try:
+            notifier.close()
             runtime.close()
         finally:
             for number, handler in previous.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -162,6 +163,18 @@ class TestStarting:
 
 
 class TestEnding:
+    @pytest.mark.skipif(sys.platform != "linux", reason="sends to a thread by its number")
+    def test_a_signal_that_reaches_another_thread_ends_it_too(self, manifest: Path) -> None:
+        with running(manifest.parent, "--json") as run:
+            assert run.event()["event"] == "started"
+            save_atomically(manifest, ADDED)
+            assert run.event()["event"] == "committed"  # by now the main thread has nothing to do but wait
+            pid = run.process.pid
+            others = [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid]  # noqa: PTH208
+            ctypes.CDLL(None).tgkill(pid, others[0], signal.SIGTERM)
+            assert run.event()["event"] == "stopped"
+            assert run.process.wait(20) == 0
+
     @pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be sent there")
     def test_a_signal_that_comes_twice_at_once_ends_it_as_cleanly(self, manifest: Path) -> None:
         with running(manifest.parent, "--json", stderr=subprocess.PIPE) as run:
