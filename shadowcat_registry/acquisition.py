@@ -257,7 +257,9 @@ class Acquisition:
                 return self.loop().run(
                     creating, "an async factory", "registry.aopen_storage", lambda backend: backend.close()
                 )
-            return cast(TapeStorageBackend, factory.create(config, context))
+            # Nothing is called with what comes from here before it is noted down: a signal could strike.
+            made: TapeStorageBackend = factory.create(config, context)
+            return made
 
         close_at_exit(self._owner)
         self._openings.construct(opening, create, provider.metadata.capabilities)

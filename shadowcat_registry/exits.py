@@ -1,12 +1,17 @@
-"""What is still open when the interpreter exits is closed then, in bounded time."""
+"""What is still open when the interpreter exits is closed then, in bounded time.
+
+The children of `multiprocessing` leave without the interpreter's `atexit`, but not without that of their own.
+"""
 
 from __future__ import annotations
 
 import atexit
-from functools import cache
+import sys
 from time import monotonic
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from weakref import WeakSet
+
+from . import forks
 
 _EXIT_SECONDS: Final = 10.0
 _LEAST_SECONDS: Final = 0.1
@@ -25,9 +30,31 @@ def close_at_exit(owner: Closable) -> None:
     _open.add(owner)
 
 
-@cache
+class _Registration:
+    """Whether the exit knows of us, in this process."""
+
+    at_exit = False  # a forked child inherits it
+    at_exit_of_child = False
+
+
 def _register() -> None:
-    atexit.register(_close_all)
+    if not _Registration.at_exit:
+        _Registration.at_exit = True
+        atexit.register(_close_all)
+    if not _Registration.at_exit_of_child:
+        _Registration.at_exit_of_child = True
+        process: Any = sys.modules.get("multiprocessing.process")  # a child of its has it loaded
+        if process is not None and process.parent_process() is not None:
+            from multiprocessing.util import Finalize
+
+            Finalize(None, _close_all, exitpriority=0)
+
+
+def _start_anew() -> None:
+    _Registration.at_exit_of_child = False  # `multiprocessing` has forgotten what its parent had registered
+
+
+forks.module_in_child(_start_anew)
 
 
 def _close_all() -> None:

@@ -208,7 +208,7 @@ class Generations:
     def take_all(self) -> tuple[list[Holder], list[Opening]]:
         """Locked: nothing is registered any more. Who still holds what, and what the caller has to close, in
         the order of opening."""
-        held = [holder for name in self.openings.providers() for holder in self.openings.holders(name)]
+        held = self.openings.outside_holders()
         openings = self.openings.take_all()
         if self.snapshot or self.snapshot.default is not None:
             self._swap({}, None)

@@ -15,6 +15,7 @@ from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
+from .latch import Latch
 from .metadata import Holder
 from .use import OPEN, Use
 
@@ -102,7 +103,7 @@ class Opening:
     """A lease on it was given back by somebody who had it, and not only for somebody who had gone."""
     dependencies: list[TapeStorage] = field(default_factory=list)
     """Storages that the factory opened for it; closed after it, in reverse."""
-    constructed: threading.Event = field(default_factory=threading.Event)
+    constructed: Latch = field(default_factory=Latch)
     """Set once `source` or `error` is."""
     error: BaseException | None = None
     waits_for: Opening | None = None
@@ -114,7 +115,9 @@ class Opening:
     """Its `close()` takes so long that this has been said."""
 
     is_taken: bool = False
-    """Somebody is at its `close()`. Without this, nobody ever came to it, although it is closing."""
+    """Somebody is at its `close()`. If it is closing without that, whoever had to was interrupted."""
+    is_closed: bool = False
+    """The `close()` of its backend has been called: it is not called twice."""
 
     @property
     def closing(self) -> bool:
@@ -179,7 +182,6 @@ class Lease(Use):
     def leave(self, *, unused: bool = False) -> Callable[[], object] | None:
         """Locked: it counts no more, except for the last one of what ends with it: that counts until what is
         returned has closed it. `unused`: nobody has ever had it."""
-        self.guard = None
         opening = self.opening
         if not unused:
             opening.used = True
@@ -195,9 +197,10 @@ class Lease(Use):
         ):
             opening.mark_closing()
             return partial(opening.owner.close, opening)
-        del leases[self]
         if self.instance_id is not None and opening.owner is not None:
             opening.owner.pass_on_instance(self)
+        del leases[self]
+        self.guard = None  # only now: until then, a handle that is dropped has to be noticed
         return None
 
     @property

@@ -336,37 +336,54 @@ class Openings:
             self.is_done(name)
         return openings
 
-    def providers(self) -> tuple[str, ...]:
-        """Locked: whoever has a revision."""
-        return tuple(self._revisions)
+    def outside_holders(self) -> list[Holder]:
+        """Locked: who holds anything, apart from the backends here that stand on others."""
+        kept = {dependency.use for opening in self._opened for dependency in opening.dependencies}
+        openings = [o for revisions in self._revisions.values() for r in revisions for o in r.openings]
+        return [lease.as_holder() for o in openings for lease in o.leases if lease not in kept]
 
     def close(self, opening: Opening) -> Unclosed | None:
         """Close a backend that was marked as closing, if nobody else is at it. A failure is logged, returned,
-        and changes nothing."""
-        with self._lock:
-            if opening.is_taken:
-                return None
-            opening.is_taken = True
+        and changes nothing. If this is interrupted, the next sweep goes on where it was."""
+        mine = False
+        try:
+            with self._lock:
+                if opening.is_taken:
+                    return None
+                mine = opening.is_taken = True
+            try:
+                return self._close_backend(opening)
+            finally:
+                if opening.is_closed:
+                    self._close_dependencies(opening)
+                    self._end(opening)
+        except BaseException:
+            if mine:
+                opening.is_taken = False
+            raise
+
+    @staticmethod
+    def _close_backend(opening: Opening) -> Unclosed | None:
         revision = opening.revision
         began = monotonic()
-        failed: Unclosed | None = None
+        if opening.source is None or opening.is_closed:
+            opening.is_closed = True
+            return None
+        backend = opening.source.backend
         try:
-            if opening.source is not None:
-                opening.source.backend.close()
+            opening.is_closed = True
+            backend.close()
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever it is, the next storage has to be closed too
             seconds = monotonic() - began
-            failed = Unclosed(
-                revision.provider, revision.number, f"failed with {type(error).__name__}", seconds
-            )
             _logger.exception(
                 "closing the storage of provider %r failed, after %.1f s", revision.provider, seconds
             )
-        finally:
-            self._close_dependencies(opening)
-            self._end(opening)
-        return failed
+            return Unclosed(
+                revision.provider, revision.number, f"failed with {type(error).__name__}", seconds
+            )
+        return None
 
     def close_each(self, openings: Sequence[Opening], timeout_seconds: float) -> tuple[Unclosed, ...]:
         """Close these, in their order, within this time. What takes longer is named, goes on in a thread of
@@ -416,11 +433,11 @@ class Openings:
         return unclosed
 
     def pass_on_instance(self, lease: Lease) -> None:
-        """Locked: this lease has gone. Its id lives as long as the storage does: another carries it on."""
+        """Locked: this lease goes. Its id lives as long as the storage does: another one carries it on."""
         instance_id = lease.instance_id
         if instance_id is None or self._instances.get(instance_id) is not lease:
             return
-        heir = next(iter(lease.opening.leases), None)
+        heir = next((other for other in lease.opening.leases if other is not lease), None)
         if heir is None:
             del self._instances[instance_id]
         else:
@@ -432,13 +449,14 @@ class Openings:
         name = opening.revision.provider
         with self._lock:
             opening.mark_closing()
-            opening.revision.openings.pop(opening, None)
-            self._opened.pop(opening, None)
             for lease in tuple(opening.leases):
                 lease.guard = None
-                del opening.leases[lease]
-                self.pass_on_instance(lease)
+                if lease.instance_id is not None and self._instances.get(lease.instance_id) is lease:
+                    del self._instances[lease.instance_id]
+            opening.leases.clear()
+            opening.revision.openings.pop(opening, None)
             left = self._settle(name)
+            self._opened.pop(opening, None)  # last: as long as it is there, a sweep goes on with what is left
         if left:
             self._tell_left(name)
 

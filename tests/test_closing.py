@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
+import os
 import subprocess
 import sys
 import weakref
@@ -107,6 +109,22 @@ class TestClose:
         registry.unregister("fake")
         storage.close()
 
+    def test_names_who_still_holds_something_but_no_backend_that_stands_on_another(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        registry = StorageProviderRegistry()
+        above = Factory("above", on_create=lambda _, context: context.open("below"))
+        _opened(registry, Factory("below"), above)
+        with caplog.at_level(logging.WARNING):
+            assert registry.close() == ()
+            assert not caplog.messages
+        _opened(registry, Factory("below"), above)
+        held = registry.open_storage("above")
+        registry.close()
+        (message,) = caplog.messages
+        assert f"provider 'above' is closed under its holder {__file__}:" in message
+        held.close()
+
     def test_a_backend_may_use_the_registry_while_it_closes(self) -> None:
         registry = StorageProviderRegistry()
         _opened(registry, Factory(on_close=lambda: registry.close()))
@@ -193,6 +211,49 @@ for name in ("a", "b"):
 """
         )
         assert (done.stdout, done.returncode) == ("closed a\n", 0)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows knows but one of the three")
+    @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+    def test_closes_in_a_child_of_multiprocessing_what_that_opened(self, tmp_path: Path, method: str) -> None:
+        (tmp_path / "program.py").write_text(
+            f"""
+import multiprocessing, os
+from shadowcat_registry.registry import StorageProviderRegistry
+from tests.fakes import Factory
+
+def register(who):
+    registry = StorageProviderRegistry()
+    registry.register(Factory(who, on_close=lambda: print(who, "closed", os.getpid() == main, flush=True)))
+    return registry
+
+main = os.getpid()
+mine = register("parent")
+
+def work(parent):
+    global main
+    main = parent
+    own = register("child")
+    own.open_storage("child").close()
+
+if __name__ == "__main__":
+    mine.open_storage("parent").close()
+    process = multiprocessing.get_context({method!r}).Process(target=work, args=(main,))
+    process.start()
+    process.join()
+    print("child ended", process.exitcode, flush=True)
+"""
+        )
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "program.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        said = ["child closed False", "child ended 0", "parent closed True"]
+        assert (done.stdout.splitlines(), done.stderr, done.returncode) == (said, "", 0)
 
     def test_does_not_keep_a_registry_alive(self) -> None:
         registry = StorageProviderRegistry()

@@ -403,7 +403,7 @@ class TestTakeAll:
         with engine.lock:
             engine.openings.adopt(Revision("idle", 1))
             assert engine.openings.take_all() == [first, second]
-            assert set(engine.openings.providers()) == {"a", "b"}
+            assert set(engine.openings._revisions) == {"a", "b"}
         backend = cast(Source, first.source).backend
         with pytest.MonkeyPatch.context() as patch:
             closed: list[str] = []

@@ -1,0 +1,238 @@
+"""A signal's handler that raises, as that of Ctrl-C does, at every place where one can: whatever was going
+on, nothing is left leased or open that nobody has, nobody is left waiting, and the next call works.
+
+Handlers run where Python looks for them: at the beginning of a function, behind a call, at a jump backward.
+The test raises at each instruction that follows one of these, one after the other, until a run comes through.
+"""
+
+from __future__ import annotations
+
+import dis
+import gc
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
+from itertools import count
+from types import CodeType, FrameType
+from typing import Any, Final
+
+import pytest
+
+from shadowcat_registry import (
+    acquisition,
+    exits,
+    generations,
+    latch,
+    leases,
+    openings,
+    registry,
+    staging,
+    storage,
+    use,
+)
+from shadowcat_registry.backend import CreateContext
+from shadowcat_registry.errors import ConstructionTimeoutError, CreationFailedError
+from shadowcat_registry.metadata import Config
+from shadowcat_registry.registry import StorageProviderRegistry
+from shadowcat_registry.storage import TapeStorage
+
+from .fakes import Factory, Gate, Running
+
+FILES: Final = frozenset(
+    str(module.__file__)
+    for module in (
+        acquisition,
+        exits,
+        generations,
+        latch,
+        leases,
+        openings,
+        registry,
+        staging,
+        storage,
+        use,
+        threading,
+    )
+)
+"""`threading`, since an event is set and waited for by its Python code."""
+
+
+HANDED_OVER: Final = {"made"}
+"""What a factory has made is nobody's until it is stored under this name. Behind a call of a function that
+is written in Python no handler runs; where a factory is written in C, that one moment cannot be closed."""
+
+
+class Interrupt(BaseException):
+    pass
+
+
+@cache
+def _points(code: CodeType) -> frozenset[int]:
+    """The instructions before which a signal's handler may run."""
+    found: set[int] = set()
+    looks = False
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("CACHE", "PRECALL"):
+            continue
+        if looks and not (instruction.opname.startswith("STORE") and instruction.argval in HANDED_OVER):
+            found.add(instruction.offset)
+        looks = instruction.opname.startswith(("CALL", "JUMP_BACKWARD", "RESUME"))
+    return frozenset(found)
+
+
+class _Strike:
+    """Raises at the `number`-th point that this thread comes to; counts them."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+        self.where: str | None = None
+
+    def in_function(self, frame: FrameType, event: str, _argument: object) -> Any:
+        if event == "opcode" and self.where is None and frame.f_lasti in _points(frame.f_code):
+            self.left -= 1
+            if self.left < 0:
+                self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
+                raise Interrupt
+        return self.in_function
+
+    def at_call(self, frame: FrameType, _event: str, _argument: object) -> Any:
+        if frame.f_code.co_filename not in FILES or frame.f_code.co_name == "__del__":
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return self.in_function
+
+
+@contextmanager
+def _striking(strike: _Strike) -> Iterator[None]:
+    before = sys.gettrace()
+    sys.settrace(strike.at_call)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+class World:
+    def __init__(self) -> None:
+        self.registry = StorageProviderRegistry(construction_timeout_seconds=5.0)
+        self.factory, self.below, self.failing = (
+            Factory("fake"),
+            Factory("below"),
+            Factory("failing", on_create=fail),
+        )
+        self.above = Factory("above", on_create=lambda _, context: context.open("below"))
+        for factory in (self.factory, self.below, self.failing, self.above):
+            self.registry.register(factory)
+        self.storages: list[TapeStorage] = []
+
+    def opened(self) -> None:
+        self.storages.append(self.registry.open_storage("fake"))
+
+    def check(self, where: str) -> None:
+        registry = self.registry
+        self.storages.clear()
+        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            registry.sweep()
+        held = [str(holder) for name in registry for holder in registry.holders(name)]
+        assert not held, f"{where}: {held}"
+        assert not registry._generations.lock.locked(), where
+        for name in ("fake", "above"):
+            Running(lambda name=name: registry.open_storage(name).close()).result()  # type: ignore[misc]
+            registry.create_storage(name, instance_id=f"of-{name}").close()
+        registry.unregister("above")
+        assert registry.close() == (), where
+        factories = (self.factory, self.below, self.above)
+        left = {factory.name: factory.open_count for factory in factories if factory.open_count}
+        assert not left, f"{where}: left open: {left}"
+
+
+def fail(_config: Config, _context: CreateContext) -> None:
+    raise OSError("told to fail")
+
+
+def first(world: World) -> None:
+    world.opened()
+
+
+def again(world: World) -> None:
+    world.opened()
+    world.opened()
+    world.storages.pop().close()
+
+
+def own(world: World) -> None:
+    world.registry.create_storage("fake", {}, "mine").close()
+
+
+def found(world: World) -> None:
+    with world.registry.create_storage("fake", None, "mine"):
+        world.registry.find_instance("mine").close()
+
+
+def dependent(world: World) -> None:
+    world.registry.create_storage("above").close()
+
+
+def failing(world: World) -> None:
+    with suppress(CreationFailedError):
+        world.registry.open_storage("failing")
+
+
+def superseded(world: World) -> None:
+    with world.registry.override("fake", Factory("other")):
+        world.opened()
+    world.storages.pop().close()
+
+
+def waiting(world: World) -> None:
+    with suppress(ConstructionTimeoutError):
+        world.opened()
+
+
+@contextmanager
+def somebody_constructs(world: World) -> Iterator[None]:
+    """In another thread, and longer than anybody waits."""
+    gate = Gate()
+    world.factory.on_create = gate
+    constructing = Running(lambda: world.registry.open_storage("fake").close())
+    gate.reached()
+    world.factory.on_create = None
+    world.registry._openings._construction_timeout_seconds = 0.0
+    try:
+        yield
+    finally:
+        world.registry._openings._construction_timeout_seconds = 5.0
+        gate.open()
+        constructing.result()
+
+
+@pytest.fixture
+def quick_collections() -> Iterator[None]:
+    """Or each would go over everything that was ever imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("quick_collections")
+@pytest.mark.parametrize("what", [waiting, first, again, own, found, dependent, failing, superseded])
+def test_nothing_is_left_wherever_it_strikes(
+    what: Callable[[World], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openings, "CLOSE_PATIENCE_SECONDS", 0.0)
+    number = 0
+    for number in count():
+        world, strike = World(), _Strike(number)
+        surroundings = somebody_constructs(world) if what is waiting else nullcontext()
+        with surroundings, suppress(Interrupt), _striking(strike):
+            what(world)
+        world.check(f"{number}: {strike.where}")
+        if strike.where is None:  # it came through
+            break
+    assert number > 30, "it was seen"
