@@ -340,7 +340,8 @@ class Openings:
         """Locked: who holds anything, apart from the backends here that stand on others."""
         kept = {dependency.use for opening in self._opened for dependency in opening.dependencies}
         openings = [o for revisions in self._revisions.values() for r in revisions for o in r.openings]
-        return [lease.as_holder() for o in openings for lease in o.leases if lease not in kept]
+        now = monotonic()
+        return [lease.as_holder(now) for o in openings for lease in o.leases if lease not in kept]
 
     def close(self, opening: Opening) -> Unclosed | None:
         """Close a backend that was marked as closing, if nobody else is at it. A failure is logged, returned,
