@@ -73,6 +73,7 @@ class Acquisition:
         storage = TapeStorage(lease, openings.note_dropped)  # before its lease counts, as in `Openings.lease`
         with generations.lock:  # held for moments; not `acquire`, behind which a signal's handler could raise
             if live.shared is not opening or live.superseded:
+                lease.guard = None  # nobody misses this handle
                 return None
             opening.leases[lease] = None
         return storage
