@@ -15,6 +15,7 @@ from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
+from .errors import RegistryError
 from .latch import Latch
 from .metadata import Holder
 from .use import OPEN, Use
@@ -105,7 +106,7 @@ class Opening:
     """Storages that the factory opened for it; closed after it, in reverse."""
     constructed: Latch = field(default_factory=Latch)
     """Set once `source` or `error` is."""
-    error: BaseException | None = None
+    error: RegistryError | None = None
     waits_for: Opening | None = None
     """Whose construction this construction is waiting for; how cycles over threads are found."""
     closing_since: float | None = None

@@ -206,12 +206,15 @@ class Openings:
                 self._opened[opening] = None
                 opening.source = source
             opening.constructed.set()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again
             failure = _failure(name, error)
-            self.give_up(opening, failure, made)
-            if failure is error:
-                raise
-            raise failure from error
+            try:
+                self.give_up(opening, failure, made)
+                if failure is error:
+                    raise
+                raise failure from error
+            finally:
+                del failure  # or a cycle keeps this frame, and the handle in the one that called
         finally:
             _constructing.reset(token)
             if chain:
@@ -226,7 +229,12 @@ class Openings:
             with self._lock:
                 if opening.source is not None:
                     return
-                opening.error = failure
+                if isinstance(failure, RegistryError):
+                    opening.error = failure
+                else:  # not to be kept: it knows all frames, and one of them knows the handle
+                    opening.error = CreationFailedError(
+                        opening.revision.provider, "its construction was interrupted"
+                    )
             if made is not None:
                 try:
                     made.close()
@@ -277,10 +285,8 @@ class Openings:
         finally:
             if chain:
                 chain[-1].waits_for = None
-        if isinstance(opening.error, RegistryError):
-            raise type(opening.error)(*opening.error.args) from opening.error
         if opening.error is not None:
-            raise CreationFailedError(opening.revision.provider, "its construction was interrupted")
+            raise type(opening.error)(*opening.error.args) from opening.error
 
     # ------------------------------------------------------------------ closing
 

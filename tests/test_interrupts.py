@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from itertools import count
-from types import CodeType, FrameType
-from typing import Any, Final
+from types import CodeType
+from typing import Final
 
 import pytest
 
@@ -35,11 +35,13 @@ from shadowcat_registry import (
 )
 from shadowcat_registry.backend import CreateContext
 from shadowcat_registry.errors import ConstructionTimeoutError, CreationFailedError
+from shadowcat_registry.leases import Opening
 from shadowcat_registry.metadata import Config
 from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.storage import TapeStorage
 
 from .fakes import Factory, Gate, Running
+from .instructions import each_instruction, reporting
 
 FILES: Final = frozenset(
     str(module.__file__)
@@ -90,29 +92,15 @@ class _Strike:
         self.left = number
         self.where: str | None = None
 
-    def in_function(self, frame: FrameType, event: str, _argument: object) -> Any:
-        if event == "opcode" and self.where is None and frame.f_lasti in _points(frame.f_code):
+    def step(self) -> None:
+        frame = sys._getframe(2)  # whose instruction comes next
+        if self.where is not None or frame.f_code.co_name == "__del__":
+            return
+        if frame.f_lasti in _points(frame.f_code):
             self.left -= 1
             if self.left < 0:
                 self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
                 raise Interrupt
-        return self.in_function
-
-    def at_call(self, frame: FrameType, _event: str, _argument: object) -> Any:
-        if frame.f_code.co_filename not in FILES or frame.f_code.co_name == "__del__":
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        return self.in_function
-
-
-@contextmanager
-def _striking(strike: _Strike) -> Iterator[None]:
-    before = sys.gettrace()
-    sys.settrace(strike.at_call)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
 
 
 class World:
@@ -212,15 +200,15 @@ def somebody_constructs(world: World) -> Iterator[None]:
 
 
 @pytest.fixture
-def quick_collections() -> Iterator[None]:
-    """Or each would go over everything that was ever imported."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+def each_step_is_seen() -> Iterator[None]:
+    with each_instruction(FILES):
+        gc.collect()
+        gc.freeze()  # or each collection would go over everything that was ever imported
+        yield
+        gc.unfreeze()
 
 
-@pytest.mark.usefixtures("quick_collections")
+@pytest.mark.usefixtures("each_step_is_seen")
 @pytest.mark.parametrize("what", [waiting, first, again, own, found, dependent, failing, superseded])
 def test_nothing_is_left_wherever_it_strikes(
     what: Callable[[World], None], monkeypatch: pytest.MonkeyPatch
@@ -230,9 +218,29 @@ def test_nothing_is_left_wherever_it_strikes(
     for number in count():
         world, strike = World(), _Strike(number)
         surroundings = somebody_constructs(world) if what is waiting else nullcontext()
-        with surroundings, suppress(Interrupt), _striking(strike):
+        with surroundings, suppress(Interrupt), reporting(FILES, strike.step):
             what(world)
         world.check(f"{number}: {strike.where}")
         if strike.where is None:  # it came through
             break
     assert number > 30, "it was seen"
+
+
+def test_what_it_struck_is_freed_without_the_collector() -> None:
+    """What a handler raises is no part of a cycle: the next call finds the handle that nobody got."""
+    world = World()
+    gc.disable()
+    try:
+        owner = world.registry._openings
+        world.factory.on_create = interrupt
+        with suppress(Interrupt):
+            world.opened()
+        assert not [one for one in gc.get_objects() if isinstance(one, Opening) and one.owner is owner]
+    finally:
+        gc.enable()
+    world.factory.on_create = None
+    world.check("in a factory")
+
+
+def interrupt(_config: Config, _context: CreateContext) -> None:
+    raise Interrupt
