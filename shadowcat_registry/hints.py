@@ -91,9 +91,7 @@ class Hints:
         """
         self._handler.wanted, self._handler.listings = frozenset(wanted), listings
         before = set(self._armed)
-        stale = [path for path, (identity, _) in self._armed.items() if directories.get(path) != identity]
-        for path in stale:
-            self.forget(path)
+        stale = self.keep_only(directories)
         missing = [path for path in directories if path not in self._armed]
         failed: OSError | None = None
         for path in missing:
@@ -108,6 +106,13 @@ class Hints:
         if failed is not None:
             raise failed
         return bool(stale) or before != set(self._armed)
+
+    def keep_only(self, directories: Mapping[str, Identity]) -> list[str]:
+        """Let go of all but the directories that are still the same; returns of which."""
+        stale = [path for path, (identity, _) in self._armed.items() if directories.get(path) != identity]
+        for path in stale:
+            self.forget(path)
+        return stale
 
     def forget(self, path: str) -> None:
         """Let go of a directory, so that `arm` watches anew what stands there then."""

@@ -540,6 +540,7 @@ class Runtime:
         Raises:
             RuntimeClosedError: the runtime was closed before there was an outcome; nothing was changed.
         """
+        self._progress.take_spent()  # with what the subscribers of the one before took
         began = monotonic()
         manifest: Manifest | None = None
         report: Report | None = None

@@ -74,12 +74,16 @@ class EventSource:
             self.close()
             self.unobserved, self.fault = {}, None
             return False, False
-        if self._hints is not None and not self._hints.is_alive:
-            _logger.warning("the observer of file events died; starting another one")
-            self.close()
         identities = {directory: probe(directory)[:2] for directory in directories}
         existing = {directory: identity for directory, identity in identities.items() if identity}
         observed = self._without_the_deaf(existing)
+        dropped: list[str] = []
+        if self._hints is not None:
+            # Before the question whether it lives: what observes a directory ends with that, as it should.
+            dropped = self._hints.keep_only(observed)
+            if not self._hints.is_alive:
+                _logger.warning("the observer of file events died; starting another one")
+                self.close()
         if self._hints is None and (not observed or self._clock() < self._retry_at):
             return False, False
         try:
@@ -87,7 +91,7 @@ class EventSource:
                 from .hints import Hints  # here: watchdog is not loaded unless somebody watches
 
                 self._hints = Hints(self._put)
-            changed = self._hints.arm(observed, frozenset(entries), listings)
+            changed = self._hints.arm(observed, frozenset(entries), listings) or bool(dropped)
         except (OSError, RuntimeError, ImportError) as error:
             self.close()
             if self.fault is None:

@@ -626,6 +626,38 @@ class TestStatus:
         assert status["providers"][0]["instance_count"] == 1
         assert status["holders"]["a"][0]["acquired_at"].startswith(__file__)
 
+    def test_says_how_long_each_phase_of_the_last_reload_took(self, world: World) -> None:
+        runtime = world.start("a", a={})
+        first = runtime.status().last_reload
+        assert first is not None
+        assert {"prepare", "commit"} <= first.phase_seconds.keys()
+        world.write("a", a={"n": 1})
+        outcome = runtime.reload()
+        assert outcome.phase_seconds.keys() == {"load", "plan", "prepare", "commit", "retire"}
+        assert sum(outcome.phase_seconds.values()) <= outcome.duration_seconds
+        assert outcome.as_json()["phase_seconds"].keys() == outcome.phase_seconds.keys()
+        assert runtime.reload().phase_seconds.keys() <= {"load", "plan"}, "nothing was prepared"
+
+    def test_counts_reloads_by_what_came_of_them(self, world: World) -> None:
+        runtime = world.start("a", a={})
+        runtime.reload()
+        world.put("version: 2")
+        runtime.reload()
+        runtime.reload()
+        world.write("a", a={"n": 1})
+        runtime.reload()
+        assert runtime.status().reloads == {"started": 1, "unchanged": 1, "rejected": 2, "committed": 1}
+        assert runtime.status().as_json()["reloads"]["rejected"] == 2
+
+    def test_says_whether_it_follows(self, world: World) -> None:
+        runtime = world.use(world.make(watch=True))
+        said = [runtime.is_following]
+        world.start("a", a={})
+        said.append(runtime.is_following)
+        runtime.close()
+        said.append(runtime.is_following)
+        assert said == [False, True, False]
+
     def test_does_not_wait_for_a_reload_and_says_where_that_is(self, world: World) -> None:
         gate = Gate()
         runtime = world.start("a", a={})
