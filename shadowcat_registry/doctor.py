@@ -104,11 +104,13 @@ def diagnose(
     problems += [
         f"{trial.way}: {trial.problem}" for trial in trials if trial.problem and not _is_refusal(trial)
     ]
+    if trials and all(map(_is_refusal, trials)):
+        problems.append(f"nothing can be tried in {directory}: {trials[0].problem}")
     limits = inotify_limits()
     if limits is not None:
         problems += _scarce(limits)
-    real = os.path.realpath(directory)
-    return Diagnosis(directory, filesystem_of(real), tuple(trials), limits, tuple(dict.fromkeys(problems)))
+    filesystem = filesystem_of(os.path.realpath(directory)) if directory.is_dir() else None
+    return Diagnosis(directory, filesystem, tuple(trials), limits, tuple(dict.fromkeys(problems)))
 
 
 def _is_refusal(trial: Trial) -> bool:

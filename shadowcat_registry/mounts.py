@@ -26,6 +26,8 @@ NETWORK_TYPES: Final = frozenset(
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _LIMITS: Final = Path("/proc/sys/fs/inotify")
+_OWN_LIMITS: Final = Path("/proc/sys/user")
+"""Those of a user namespace: in a container they may be lower."""
 _PROCESSES: Final = Path("/proc")
 _escaped: Final = re.compile(r"\\([0-7]{3})")
 
@@ -92,6 +94,9 @@ def inotify_limits() -> InotifyLimits | None:
         )
     except (OSError, ValueError):
         return None
+    with suppress(OSError, ValueError):
+        watches = min(watches, int((_OWN_LIMITS / "max_inotify_watches").read_text()))
+        instances = min(instances, int((_OWN_LIMITS / "max_inotify_instances").read_text()))
     used_watches = used_instances = 0
     for process in filter(str.isdigit, _names(_PROCESSES)):
         for watch_count in _inotify_of(_PROCESSES / process):

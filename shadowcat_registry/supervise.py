@@ -94,9 +94,10 @@ class EventSource:
             changed = self._hints.arm(observed, frozenset(entries), listings) or bool(dropped)
         except (OSError, RuntimeError, ImportError) as error:
             self.close()
+            why = getattr(error, "strerror", None) or str(error)
             if self.fault is None:
-                _logger.warning("no file events, only a look now and then: %s", error)
-            self.fault = f"no file events: {error}"
+                _logger.warning("no file events, only a look now and then: %s", why)
+            self.fault = f"no file events: {why}"
             self._retry_at = self._clock() + self._retry_seconds
             self._retry_seconds = min(2 * self._retry_seconds, _MOST_RETRY_SECONDS)
             return False, False

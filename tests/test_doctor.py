@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,7 +68,20 @@ class TestADiagnosis:
         diagnosis = look_at(tmp_path)
         (trial,) = diagnosis.trials
         assert trial.problem == "cannot be tried here: Operation not permitted"
-        assert [problem for problem in diagnosis.problems if "tried" in problem] == []
+        assert any(
+            f"nothing can be tried in {tmp_path}: cannot be tried here: Operation not permitted" in problem
+            for problem in diagnosis.problems
+        )
+
+    def test_what_cannot_be_tried_is_no_problem_where_the_rest_can(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_: Path) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        ways = {"a link swapped": (WAYS["a link swapped"][0], refuse)}
+        monkeypatch.setattr(doctor, "WAYS", ways | {"written": WAYS["written in place"]})
+        assert [problem for problem in look_at(tmp_path).problems if "tried" in problem] == []
 
     def test_of_a_directory_that_is_not_there_is_a_problem(self, tmp_path: Path) -> None:
         diagnosis = look_at(tmp_path / "none")
@@ -84,6 +98,16 @@ class TestADiagnosis:
         (problem,) = look_at(tmp_path).problems
         assert problem.startswith("95 of 100 inotify ")
         assert "sysctl" in problem
+
+    @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+    def test_tells_the_limits_of_a_container_where_they_are_lower(self) -> None:
+        ask = "from shadowcat_registry.mounts import inotify_limits; print(inotify_limits().max_instances)"
+        limit = 'echo 7 > /proc/sys/user/max_inotify_instances && exec "$@"'
+        command = ["unshare", "--user", "--map-root-user", "sh", "-c", limit, "sh", sys.executable, "-c", ask]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode != 0:
+            pytest.skip("no user namespace with limits of its own can be made here")
+        assert done.stdout == "7\n"
 
 
 @linux_only

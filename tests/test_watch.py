@@ -341,7 +341,7 @@ class TestListings:
         with self.listing(manifest, directory) as recorder:
             replace(directory / "new.yaml", "1")
             recorder.wait_for_count(1)
-            assert str(directory / "new.yaml") in recorder.watch.status().paths
+            recorder.wait_until(lambda status: str(directory / "new.yaml") in status.paths)
             (directory / "other.yaml").write_text("2")
             recorder.wait_until(lambda status: str(directory / "other.yaml") in status.paths)
             recorder.wait_for_count(2)

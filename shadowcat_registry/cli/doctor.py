@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from pathlib import Path
@@ -25,6 +26,8 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
 
     Exit code: 0 every change was found, 1 something is wrong. Takes some seconds.
     """
+    # What they say is among the problems, once.
+    logging.getLogger("shadowcat_registry.supervise").setLevel(logging.CRITICAL)
     cancelled = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module's signature
@@ -48,8 +51,9 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
 def _show(manifest: Path, diagnosis: Diagnosis) -> None:
     kind = diagnosis.filesystem or "a file system of unknown type"
     note = ", a network file system: `mode: auto` only looks regularly" if diagnosis.is_of_a_network else ""
-    say(f"{manifest.absolute().parent}: {kind}{note}")
-    say()
+    if diagnosis.trials:
+        say(f"{manifest.absolute().parent}: {kind}{note}")
+        say()
     rows = [
         (
             trial.way,
