@@ -58,6 +58,11 @@ class _Handler(FileSystemEventHandler):
         return listing is not None and listing.match(name) is not None
 
 
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """Not what watchdog calls an error: that an event was under way when its directory was let go."""
+    return "called when the thread is inactive" not in record.getMessage()
+
+
 class Hints:
     """A running observer. `put` gets `(kind, path)` for the wanted paths, on watchdog's thread.
 
@@ -159,6 +164,8 @@ def _make_observer(put: Put) -> tuple[BaseObserver, Any]:
         return Observer(), None
     from watchdog.observers import inotify_c
     from watchdog.observers.inotify import InotifyFullEmitter
+
+    logging.getLogger(InotifyFullEmitter.__module__).addFilter(_is_worth_saying)
 
     bits = inotify_c.InotifyConstants
     # Without IN_MOVED_FROM: watchdog holds back everything for 500 ms behind a file that was moved out.

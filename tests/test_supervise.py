@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -59,6 +60,16 @@ class TestArming:
         assert caplog.text == ""
         Path(world.kept, "file").touch()
         until(lambda: any(path.endswith("file") for _, path in world.told))
+
+    def test_an_event_under_way_when_a_directory_is_let_go_is_no_error(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        world.arm(world.kept)
+        logger = logging.getLogger("watchdog.observers.inotify")
+        logger.error("InotifyEmitter.queue_events() called when the thread is inactive")
+        assert caplog.text == ""
+        logger.error("something else")
+        assert "something else" in caplog.text
 
     def test_one_that_dies_for_no_reason_is_replaced(
         self, world: World, caplog: pytest.LogCaptureFixture
