@@ -25,11 +25,13 @@ from .backoff import Backoff
 from .catalog import Catalog
 from .errors import Finding, ManifestError, ManifestNotFoundError, RegistryForkedError, RuntimeClosedError
 from .events import Event, EventName, Subscriber, Subscribers
+from .health_monitor import HealthMonitor
 from .journal import Journal
+from .last_good import KeptManifest, LastGood, NothingKeptError
 from .load import ManifestLoader
 from .manifest import Manifest
 from .marks import Mark
-from .metadata import Holder, RevisionInfo
+from .metadata import Holder, ProviderInfo, RevisionInfo, format_time
 from .preview import PlanReport
 from .progress import OverdueError, Progress, place_of
 from .reconcile import Report, preview_reload, reconcile
@@ -104,6 +106,8 @@ class Runtime:
     `eager`, no storage is opened before it is used, not even the default. With `control`, operators can ask
     the process over a socket (see `control`); where there can be none, the log says why. `watch_mode` and
     `poll_interval_seconds` hold whatever the manifest says under `reload`; None: what it says.
+    `last_good`: whether the last good manifest is kept in the state directory, and also used, where the one
+    at `path` cannot be.
     """
 
     def __init__(
@@ -118,6 +122,7 @@ class Runtime:
         watch_mode: WatchMode | None = None,
         poll_interval_seconds: float | None = None,
         control: bool = False,
+        last_good: Literal["ignore", "keep", "use"] = "ignore",
     ) -> None:
         self.path = None if path is None else Path(os.path.abspath(path))  # noqa: PTH100 - keeps links
         self.registry = registry or StorageProviderRegistry(
@@ -157,6 +162,13 @@ class Runtime:
                 listings=self._loader.listings if self._loader is not None else dict,
             )
         self._watch_mode, self._poll_interval_seconds = watch_mode, poll_interval_seconds
+        self._last_good: LastGood | None = None
+        if last_good != "ignore" and self.path is not None:
+            self._last_good = LastGood(self.path, environ)
+        self._uses_last_good = last_good == "use"
+        self._started_from: KeptManifest | None = None
+        """What serves until there is a good manifest."""
+        self._health_monitor = HealthMonitor(self.registry) if eager else None
         self._control: ControlServer | None = None
         if control and self.path is not None:
             # Here, not where it starts: it is slow to import, and has to hear the first event.
@@ -191,19 +203,23 @@ class Runtime:
         with self._changed:
             is_closed = self._stopping.is_set()
             if not is_closed:
-                self._set_state("ok")
+                self._set_state("ok" if self._started_from is None else "degraded")
                 digest = self._manifest.digest if self._manifest is not None else None
-                self._record("started", began, report.generation, (), digest)
+                self._record("started", began, report.generation, self._findings, digest)
         if is_closed:
             self._cancel_retired()
             raise RuntimeClosedError
         self._publish("started", report)
+        if self._started_from is not None:
+            self._publish("degraded", None, findings=self._findings)
+        self._keep_if_good()
         try:
             self._worker.start()
             if self._watch is not None:
                 self._watch.start()
                 if self._stopping.is_set():  # a subscriber has closed it, before there was a watch to stop
                     self._watch.stop()
+            self._look_after_health()
             self._start_control()
         except RuntimeError:  # no thread to be had
             self.close()
@@ -239,6 +255,8 @@ class Runtime:
             if worker.is_alive():
                 what = self._progress.phase() or f"a subscriber, at {place_of(worker)}"
                 _logger.warning("after %g s a reload still runs and is left: %s", timeout_seconds, what)
+        if self._health_monitor is not None:
+            self._health_monitor.stop(max(_LEAST_CLOSE_SECONDS, deadline - monotonic()))
         if self._cancel_retired is not None:
             self._cancel_retired()
         self.registry.close(max(_LEAST_CLOSE_SECONDS, deadline - monotonic()))
@@ -247,6 +265,8 @@ class Runtime:
             self._changed.notify_all()
         if started:
             self._publish("stopped", None)
+        if self._last_good is not None:
+            self._last_good.close(_HANG_UP_SECONDS)
         if self._control is not None:
             self._control.stop(_HANG_UP_SECONDS)
 
@@ -378,10 +398,12 @@ class Runtime:
                 _applied(state, since, findings),
                 _retiring({name: retiring_since.get(name) for name in retiring}),
                 _hanging(self._progress),
+                _healthy(providers),
             ),
             revisions={info.name: tuple(self._revisions(info.name)) for info in providers},
             retry_in_seconds=retry_in_seconds,
             reloads=reloads,
+            last_good=self._last_good.status() if self._last_good is not None else None,
         )
 
     # ------------------------------------------------------------------ inside
@@ -393,6 +415,10 @@ class Runtime:
             self._control.start()
         except OSError as error:  # no reason not to run
             _logger.warning("there is no control socket: %s", error.strerror or error)
+
+    def _look_after_health(self) -> None:
+        if self._health_monitor is not None:
+            self._health_monitor.look()
 
     def _holders(self, name: str) -> Sequence[Holder]:
         with suppress(LookupError):  # it may have left since it was listed
@@ -487,17 +513,26 @@ class Runtime:
     def _apply_first(self) -> Report:
         if self._loader is None:
             return Report.nothing(self.registry.snapshot().generation)
-        manifest = self._loader.load()
+        try:
+            manifest = self._loader.load()
+            report = self._reconcile_first(manifest)
+        except (ManifestNotFoundError, ManifestError) as error:
+            if self._last_good is None or not self._uses_last_good:
+                raise
+            manifest, report = self._apply_last_good(self._loader, self._last_good, error)
+        self._manifest = manifest
+        self._follow(manifest)
+        for finding in manifest.warnings:
+            _logger.warning("%s", finding)
+        return report
+
+    def _reconcile_first(self, manifest: Manifest) -> Report:
         try:
             report = self._reconcile(manifest, None)
         finally:
             self._progress.close()
         if report.findings:
             raise ManifestError(report.findings)
-        self._manifest = manifest
-        self._follow(manifest)
-        for finding in manifest.warnings:
-            _logger.warning("%s", finding)
         return report
 
     def _follow(self, manifest: Manifest) -> None:
@@ -508,6 +543,40 @@ class Runtime:
                 mode=self._watch_mode or asked.mode,
                 poll_interval_seconds=asked.poll_interval_seconds if interval is None else interval,
             )
+
+    def _apply_last_good(
+        self, loader: ManifestLoader, last_good: LastGood, error: ManifestNotFoundError | ManifestError
+    ) -> tuple[Manifest, Report]:
+        """In the place of a manifest that cannot be used. Raises `error`, if this cannot be used either."""
+        start = Mark.at_start(str(self.path))
+        findings = (
+            error.findings if isinstance(error, ManifestError) else (Finding("SC117", str(error), start),)
+        )
+        try:
+            kept = last_good.read()
+            manifest = loader.load_kept(kept.texts)
+            report = self._reconcile_first(manifest)
+        except NothingKeptError as reason:
+            _logger.error("cannot start from the last good manifest either: %s", reason)
+            raise error from None
+        except ManifestError as other:
+            _logger.error("cannot start from the last good manifest either: %s", other.findings[0])
+            raise error from None
+        message = (
+            f"started from the last good manifest, kept {format_time(kept.at)}, "
+            "since the one that is there cannot be used"
+        )
+        hint = "mend the file: this process follows it"
+        self._started_from = kept
+        self._findings = (Finding("SC710", message, start, hint=hint, severity="warning"), *findings)
+        return manifest, report
+
+    def _keep_if_good(self) -> None:
+        """Whatever serves now, unless it is what was kept."""
+        with self._changed:
+            manifest = self._manifest if self._started_from is None else None
+        if self._last_good is not None and manifest is not None:
+            self._last_good.keep(manifest)
 
     def _reconcile(self, manifest: Manifest, running: Manifest | None) -> Report:
         return reconcile(
@@ -588,7 +657,7 @@ class Runtime:
             self._check_running()
             recovered = self._state != "ok"
             self._set_state("ok")
-            self._findings, self._manifest = (), manifest
+            self._findings, self._manifest, self._started_from = (), manifest, None
             self._requests.retry.stop()
             self._note_retiring(report.retiring)
             result: Result = "committed" if report.plan else "unchanged"
@@ -596,11 +665,14 @@ class Runtime:
         if manifest.reload != running.reload:
             self._follow(manifest)
         if report.plan:
+            self._look_after_health()
             self._publish("committed", report)
         elif recovered:
             self._publish("recovered", report)
         else:
             _logger.debug("the manifest %s says what is running", path)
+        if manifest.digest != running.digest or recovered:
+            self._keep_if_good()
         for finding in manifest.warnings:
             if finding not in running.warnings:
                 _logger.warning("%s", finding)
@@ -623,6 +695,8 @@ class Runtime:
         state, findings = refusal.state, refusal.findings
         with self._changed:
             self._check_running()
+            if self._started_from is not None:  # what runs is older than what was good: until that is mended
+                state, findings = "degraded", (self._findings[0], *findings)
             said = self._state == state and self._findings == findings
             self._set_state(state)
             self._findings = findings
@@ -736,6 +810,19 @@ def _hanging(progress: Progress) -> Condition:
     if not steps:
         return Condition("hanging", False, "none", "all foreign code has come back", None)
     return Condition("hanging", True, "overdue", "; ".join(map(str, steps)), progress.hanging_since())
+
+
+def _healthy(providers: Sequence[ProviderInfo]) -> Condition:
+    checked = [info for info in providers if info.health.state != "unknown"]
+    bad = [info for info in checked if info.health.state != "healthy"]
+    if not bad:
+        message = "every check has succeeded" if checked else "no provider has been checked"
+        return Condition("healthy", True, "healthy" if checked else "unchecked", message, None)
+    worst = "failing" if any(info.health.state == "failing" for info in bad) else "degraded"
+    since = min((info.health.since for info in bad if info.health.since is not None), default=None)
+    return Condition(
+        "healthy", False, worst, "; ".join(f"{info.name} is {info.health}" for info in bad), since
+    )
 
 
 def _log(event: Event, path: Path | None) -> None:

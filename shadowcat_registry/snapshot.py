@@ -80,6 +80,10 @@ class Provider:
     def revision(self) -> int:
         return self.live.number
 
+    @property
+    def can_be_checked(self) -> bool:
+        return hasattr(self.factory, "check")
+
 
 @final
 class Snapshot(Mapping[str, Provider]):

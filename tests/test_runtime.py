@@ -651,11 +651,12 @@ class TestStatus:
             runtime.reload()
             world.put("version: 2")
             runtime.reload()
-            applied, retiring, hanging = runtime.status().conditions
+            applied, retiring, hanging, healthy = runtime.status().conditions
         assert (applied.name, applied.is_true, applied.reason) == ("applied", False, "rejected")
         assert "SC202" in applied.message
         assert (retiring.name, retiring.is_true, retiring.message.split()[-1]) == ("retiring", True, "b")
         assert (hanging.name, hanging.is_true) == ("hanging", False)
+        assert (healthy.name, healthy.is_true) == ("healthy", True)
         assert applied.since is not None
         assert retiring.since is not None
         assert world.events[1].at >= retiring.since <= applied.since
