@@ -70,7 +70,11 @@ def _headline(status: Mapping[str, Any]) -> Iterator[str]:
     errors = [finding for finding in status["findings"] if finding["severity"] == "error"]
     for finding in status["findings"]:
         yield f"  {_finding_line(finding)}"
-    if state == "rejected":
+    held = [finding for finding in errors if finding["code"] == "SC708"]
+    if held:
+        name = held[0]["pointer"].rpartition("/")[2]
+        yield f"  to do: have its leases closed (`shadowcat-registry why {name}`), or declare it again"
+    elif state == "rejected":
         file = errors[0]["file"] if errors else status["manifest"]
         yield f"  to do: mend {file}; what runs is not affected"
     elif state == "degraded":

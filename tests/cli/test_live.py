@@ -141,6 +141,15 @@ class TestStatus:
         assert finding.startswith(f"  {manifest}:6:14: error SC201: ")
         assert todo == f"  to do: mend {manifest}; what runs is not affected"
 
+    def test_of_a_removal_that_is_refused_says_whom_to_ask(
+        self, command: Command, live: Runtime, manifest: Path
+    ) -> None:
+        with live.registry.open_storage("fs-b"):
+            manifest.write_text(MANIFEST + "reload: {on_removal_in_use: reject}\n")
+            live.reload()
+            todo = next(line for line in out(command("status")) if line.startswith("  to do: "))
+            assert "have its leases closed (`shadowcat-registry why fs-b`)" in todo
+
     def test_of_a_missing_manifest_says_what_to_do(
         self, command: Command, live: Runtime, manifest: Path
     ) -> None:
