@@ -94,7 +94,7 @@ class Preparation:
         while self._undo:
             what, name, undo = self._undo.pop()
             try:
-                self._progress.run(what, name, undo, self._timeout_seconds)
+                self._progress.run(what, name, undo, self._timeout_seconds, has_to_be=True)
             except Exception:
                 _logger.exception("%s failed", what)
 

@@ -139,9 +139,12 @@ class Progress:
         call: Callable[[], _T],
         timeout_seconds: float,
         on_late: Callable[[_T], object] | None = None,
+        *,
+        has_to_be: bool = False,
     ) -> _T:
-        """Call foreign code, with the context of the caller. Whatever it raises, is raised; what it returns
-        when it has been given up is for `on_late`.
+        """Call foreign code, with the context of the caller; one call at a time. Whatever it raises, is
+        raised; what it returns when it has been given up is for `on_late`. One that `has_to_be` is made
+        however many others hang.
 
         Raises:
             OverdueError: it has not come back in time; or too many others never have.
@@ -149,7 +152,7 @@ class Progress:
         """
         job = _Job(what, provider, call, copy_context(), on_late, monotonic())
         with self._lock:
-            if len(self._given_up) >= _MOST_HANGING:
+            if len(self._given_up) >= _MOST_HANGING and not has_to_be:
                 raise OverdueError(f"{len(self._given_up)} earlier calls still hang, the process needs help")
             self._current = job
         try:

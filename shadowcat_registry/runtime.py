@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self, overload
 from . import forks
 from .backoff import Backoff
 from .catalog import Catalog
+from .conditions import conditions
 from .errors import Finding, ManifestError, ManifestNotFoundError, RegistryForkedError, RuntimeClosedError
 from .events import Event, EventName, Subscriber, Subscribers
 from .health_monitor import HealthMonitor
@@ -36,7 +37,7 @@ from .preview import PlanReport
 from .progress import OverdueError, Progress, place_of
 from .reconcile import Report, preview_reload, reconcile
 from .registry import StorageProviderRegistry
-from .status import Condition, HistoryEntry, Outcome, Result, RuntimeState, Status
+from .status import HistoryEntry, Outcome, Result, RuntimeState, Status
 from .watch import Watch, WatchMode
 
 if TYPE_CHECKING:
@@ -394,11 +395,13 @@ class Runtime:
             control=str(control.path) if (control := self._control) and control.path else None,
             phase=self._progress.phase(),
             hanging=self._progress.hanging(),
-            conditions=(
-                _applied(state, since, findings),
-                _retiring({name: retiring_since.get(name) for name in retiring}),
-                _hanging(self._progress),
-                _healthy(providers),
+            conditions=conditions(
+                state,
+                since,
+                findings,
+                {name: retiring_since.get(name) for name in retiring},
+                self._progress,
+                providers,
             ),
             revisions={info.name: tuple(self._revisions(info.name)) for info in providers},
             retry_in_seconds=retry_in_seconds,
@@ -643,12 +646,13 @@ class Runtime:
             self._progress.enter(None)
             self._progress.close()
         generation = self.registry.snapshot().generation
-        if findings and not explicit and self._is_in_the_making(findings):
+        # What hangs is not called twice to make sure.
+        is_overdue = any(finding.code == "SC705" for finding in findings)
+        if findings and not explicit and not is_overdue and self._is_in_the_making(findings):
             _logger.debug("the manifest %s is wrong, and may be in the making: a second look is due", path)
             return
         self._doubt = None
         if findings or manifest is None or report is None:
-            is_overdue = any(finding.code == "SC705" for finding in findings)
             retryable = report.retryable if report is not None else is_overdue
             outcome = _Refusal("degraded" if absent else "rejected", findings, digest, retryable)
             self._refuse(outcome, began, generation)
@@ -786,43 +790,6 @@ class Runtime:
 
     def _cause_of(self, name: EventName) -> str:
         return {"started": "start", "retired": "release", "stopped": "close"}.get(name, self._cause)
-
-
-def _applied(state: RuntimeState, since: datetime | None, findings: Sequence[Finding]) -> Condition:
-    if state == "ok":
-        return Condition("applied", True, "applied", "what runs is what the manifest says", since)
-    if not findings:
-        return Condition("applied", False, state, "nothing follows the manifest", since)
-    more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
-    return Condition("applied", False, state, f"{findings[0]}{more}", since)
-
-
-def _retiring(since: Mapping[str, datetime | None]) -> Condition:
-    if not since:
-        return Condition("retiring", False, "none", "no provider waits for its last lease", None)
-    first = min((at for at in since.values() if at is not None), default=None)
-    message = f"removed, and in use until the last lease is closed: {', '.join(since)}"
-    return Condition("retiring", True, "in_use", message, first)
-
-
-def _hanging(progress: Progress) -> Condition:
-    steps = progress.hanging()
-    if not steps:
-        return Condition("hanging", False, "none", "all foreign code has come back", None)
-    return Condition("hanging", True, "overdue", "; ".join(map(str, steps)), progress.hanging_since())
-
-
-def _healthy(providers: Sequence[ProviderInfo]) -> Condition:
-    checked = [info for info in providers if info.health.state != "unknown"]
-    bad = [info for info in checked if info.health.state != "healthy"]
-    if not bad:
-        message = "every check has succeeded" if checked else "no provider has been checked"
-        return Condition("healthy", True, "healthy" if checked else "unchecked", message, None)
-    worst = "failing" if any(info.health.state == "failing" for info in bad) else "degraded"
-    since = min((info.health.since for info in bad if info.health.since is not None), default=None)
-    return Condition(
-        "healthy", False, worst, "; ".join(f"{info.name} is {info.health}" for info in bad), since
-    )
 
 
 def _log(event: Event, path: Path | None) -> None:

@@ -198,6 +198,8 @@ class TestMemory:
 
     def test_refuses_any_other_change_while_it_holds_tapes(self, path: Path, runtime: Runtime) -> None:
         self._write(path, "filesystem")
+        (action,) = runtime.plan().actions
+        assert "refused as long as it holds tapes" in action.effect
         (finding,) = runtime.reload().findings
         assert finding.code == "SC709"
         assert "holds 3 tapes" in finding.message

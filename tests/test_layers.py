@@ -106,6 +106,7 @@ RANKS: dict[str, float] = {
     "journal": 4.1,
     "progress": 4.1,
     "guards": 4.2,
+    "conditions": 4.2,
     "leases": 4,
     "checks": 4.1,
     "snapshot": 4.1,

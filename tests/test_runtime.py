@@ -782,6 +782,31 @@ class TestDoubt:
         until(lambda: runtime._requests.done == runtime._requests.asked)
         assert (world.said, runtime.status().state) == (["started"], "ok")
 
+    def test_what_hangs_is_not_called_twice_to_make_sure(self, world: World) -> None:
+        gate = Gate()
+        world.fake.on_create = None
+        runtime = world.use(world.make(watch=True, watch_mode="poll", poll_interval_seconds=60))
+        reload = {"step_timeout_seconds": 0.05}
+        document = {"version": 1, "reload": reload, "providers": {"a": {"type": "fake"}}}
+        world.put(json.dumps(document))
+        runtime.start()
+        calls: list[str] = []
+
+        def hook(name: str) -> None:
+            calls.append(name)
+            gate()
+
+        runtime.registry.add_init_hook(hook)
+        document["providers"] = {"a": {"type": "fake"}, "b": {"type": "fake"}}
+        world.put(json.dumps(document))
+        runtime._tick()
+        until(lambda: world.said[-1] == "rejected")
+        assert calls == ["b"]
+        world.put(json.dumps(document | {"providers": {"a": {"type": "fake"}}}))
+        runtime.reload()
+        gate.open()
+        until(lambda: not runtime.status().hanging)
+
     def test_who_asks_gets_a_verdict_at_once(self, world: World) -> None:
         world.use(world.make(watch=True, watch_mode="poll", poll_interval_seconds=60))
         runtime = world.start("a", a={})
