@@ -87,6 +87,11 @@ class _Refusal:
     retryable: bool
     """It may be accepted later, as it is."""
 
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """The providers that are not to be in use."""
+        return tuple(str(finding.pointer[1]) for finding in self.findings if finding.code == "SC708")
+
 
 @dataclass(frozen=True, slots=True)
 class _Doubt:
@@ -146,6 +151,7 @@ class Runtime:
         self._journal = Journal()
         self._progress = Progress(self._returned)
         self._cause = "start"  # only the worker's, once it runs
+        self._waits_for: tuple[str, ...] = ()  # dito
         self._manifest: Manifest | None = None
         self._findings: tuple[Finding, ...] = ()
         self._last_reload: Outcome | None = None
@@ -495,6 +501,7 @@ class Runtime:
                 requests.explicit = False
             try:
                 self.registry.sweep()
+                self._look_for_free()
                 if left:
                     with self._changed:
                         for name in left:
@@ -663,6 +670,7 @@ class Runtime:
             self._set_state("ok")
             self._findings, self._manifest, self._started_from = (), manifest, None
             self._requests.retry.stop()
+            self._waits_for = ()
             self._note_retiring(report.retiring)
             result: Result = "committed" if report.plan else "unchanged"
             self._record(result, began, report.generation, (), manifest.digest)
@@ -697,6 +705,7 @@ class Runtime:
 
     def _refuse(self, refusal: _Refusal, began: float, generation: int) -> None:
         state, findings = refusal.state, refusal.findings
+        self._waits_for = refusal.waits_for if refusal.retryable else ()
         with self._changed:
             self._check_running()
             if self._started_from is not None:  # what runs is older than what was good: until that is mended
@@ -712,6 +721,14 @@ class Runtime:
                 self._requests.retry.stop()
         if not said:
             self._publish(state, None, findings=findings, digest=refusal.digest)
+
+    def _look_for_free(self) -> None:
+        """Nobody tells when a provider that is to stay as it is has no leases any more."""
+        if not self._waits_for or any(self._holders(name) for name in self._waits_for):
+            return
+        self._waits_for = ()
+        with self._changed:
+            self._requests.retry.hurry()
 
     def _set_state(self, state: RuntimeState) -> None:
         """Under the lock."""

@@ -68,6 +68,7 @@ def login(world: World) -> Login:
 class TestReconfigure:
     def test_keeps_the_storage_and_takes_its_leases_along(self, world: World, login: Login) -> None:
         runtime = world.start("a", a={"password": "one"})
+        before = runtime.registry.snapshot()
         with runtime.registry.open_storage("a") as storage:
             recorder = storage.record("s-1", tape_id="tape")
             recorder.append("client_to_server", b'{"n":1}')
@@ -79,6 +80,7 @@ class TestReconfigure:
         assert (login.said, login.current) == (["offer two", "apply"], {"password": "two"})
         assert (world.fake.create_count, world.fake.open_count) == (1, 1)
         info = runtime.registry.get_provider_info("a")
+        assert [snapshot["a"].revision for snapshot in (before, runtime.registry.snapshot())] == [1, 2]
         assert (info.revision, world.events[-1].updated) == (2, ("a",))
         with runtime.registry.open_storage("a") as again:
             assert len(list(again.read("tape"))) == 3

@@ -119,6 +119,17 @@ class TestRemovalInUse:
         until(lambda: "b" not in runtime.registry)
         assert world.serves() == {"a": {"n": 1}}
 
+    def test_what_is_refused_is_done_soon_after_the_last_lease(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(backoff, "_FIRST_SECONDS", 60.0)
+        runtime = world.start("a", {"on_removal_in_use": "reject"}, a={}, b={})
+        with runtime.registry.open_storage("b"):
+            world.write("a", a={"n": 1})
+            assert runtime.reload().result == "rejected"
+            assert (runtime.status().retry_in_seconds or 0) > 50
+        until(lambda: world.said[-1] == "committed")
+
     def test_a_refusal_is_said_once_and_names_its_holders_in_the_status(self, world: World) -> None:
         runtime = world.start("a", {"on_removal_in_use": "reject"}, a={}, b={})
         with runtime.registry.open_storage("b"):
