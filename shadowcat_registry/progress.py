@@ -158,7 +158,7 @@ class Progress:
         try:
             if not self._begin(job):
                 job.run()
-            elif not job.done.wait(timeout_seconds) and self._give_up(job):
+            elif not _wait_for(job, timeout_seconds) and self._give_up(job):
                 raise OverdueError(f"it has not come back after {timeout_seconds:g} s")
         except BaseException:  # Ctrl-C, where a start waits in the main thread
             self._give_up(job)
@@ -224,6 +224,10 @@ class Progress:
                 _end_late(job)
                 self._on_return()
             del job  # the next one may be long in coming
+
+
+def _wait_for(job: _Job, timeout_seconds: float) -> bool:
+    return job.done.wait(timeout_seconds)
 
 
 def _end_late(job: _Job) -> None:

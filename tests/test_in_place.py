@@ -15,7 +15,7 @@ from shadowcat_registry.errors import InvalidConfigError
 from shadowcat_registry.metadata import Config
 from shadowcat_registry.runtime import Runtime
 
-from .fakes import Backend, Gate, until
+from .fakes import Backend, Gate, give_up_at, until
 from .worlds import World, refuse_connection
 
 
@@ -114,17 +114,20 @@ class TestReconfigure:
         assert (login.said, login.current) == (["offer two", "discard"], {})
         assert world.serves() == {"a": {"password": "one"}}
 
-    def test_an_offer_that_comes_late_is_discarded(self, world: World, login: Login) -> None:
+    def test_an_offer_that_comes_late_is_discarded(
+        self, world: World, login: Login, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         gate = Gate()
+        give_up_at(monkeypatch, gate)
 
         def late(backend: Backend, config: Config) -> Offer | None:
             gate()
             return login.reconfigure(backend, config)
 
-        runtime = world.start("a", {"step_timeout_seconds": 0.05}, a={})
+        runtime = world.start("a", a={})
         world.fake.on_reconfigure = late
         world.fake.backends[0]._on_reconfigure = late
-        world.write("a", {"step_timeout_seconds": 0.05}, a={"password": "two"})
+        world.write("a", a={"password": "two"})
         (finding,) = runtime.reload().findings
         assert finding.code == "SC705"
         world.write("a", a={})  # so that nothing is to be tried again

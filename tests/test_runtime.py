@@ -27,7 +27,7 @@ from shadowcat_registry.marks import Mark
 from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.runtime import Runtime
 
-from .fakes import PATIENCE_SECONDS, Factory, Gate, Running, until
+from .fakes import PATIENCE_SECONDS, Factory, Gate, Running, give_up_at, until
 
 
 class World:
@@ -782,14 +782,14 @@ class TestDoubt:
         until(lambda: runtime._requests.done == runtime._requests.asked)
         assert (world.said, runtime.status().state) == (["started"], "ok")
 
-    def test_what_hangs_is_not_called_twice_to_make_sure(self, world: World) -> None:
+    def test_what_hangs_is_not_called_twice_to_make_sure(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         gate = Gate()
+        give_up_at(monkeypatch, gate)
         world.fake.on_create = None
         runtime = world.use(world.make(watch=True, watch_mode="poll", poll_interval_seconds=60))
-        reload = {"step_timeout_seconds": 0.05}
-        document = {"version": 1, "reload": reload, "providers": {"a": {"type": "fake"}}}
-        world.put(json.dumps(document))
-        runtime.start()
+        world.start("a", a={})
         calls: list[str] = []
 
         def hook(name: str) -> None:
@@ -797,12 +797,11 @@ class TestDoubt:
             gate()
 
         runtime.registry.add_init_hook(hook)
-        document["providers"] = {"a": {"type": "fake"}, "b": {"type": "fake"}}
-        world.put(json.dumps(document))
+        world.write("a", a={}, b={})
         runtime._tick()
         until(lambda: world.said[-1] == "rejected")
         assert calls == ["b"]
-        world.put(json.dumps(document | {"providers": {"a": {"type": "fake"}}}))
+        world.write("a", a={})
         runtime.reload()
         gate.open()
         until(lambda: not runtime.status().hanging)
