@@ -212,7 +212,7 @@ class TestMemory:
         with runtime.registry.open_storage("a") as storage:
             for n in range(3):
                 storage.delete(f"tape-{n}")
-        assert runtime.reload().result == "committed"
+        runtime.reload()  # or by itself, a moment later
         assert runtime.registry.get_provider_info("a").type == "filesystem"
 
     def test_can_be_removed_which_takes_its_tapes_along(self, path: Path, runtime: Runtime) -> None:
