@@ -19,7 +19,8 @@ def conditions(
     progress: Progress,
     providers: Sequence[ProviderInfo],
 ) -> tuple[Condition, ...]:
-    """`applied`, `retiring`, `hanging` and `healthy`, in this order; `retiring_since` are those that wait, by name."""
+    """`applied`, `retiring`, `hanging` and `healthy`, in this order; `retiring_since` are those that wait, by
+    name."""
     return (
         _applied(state, state_since, findings),
         _retiring(retiring_since),

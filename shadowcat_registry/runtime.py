@@ -32,7 +32,7 @@ from .last_good import KeptManifest, LastGood, NothingKeptError
 from .load import ManifestLoader
 from .manifest import Manifest
 from .marks import Mark
-from .metadata import Holder, ProviderInfo, RevisionInfo, format_time
+from .metadata import Holder, RevisionInfo, format_time
 from .preview import PlanReport
 from .progress import OverdueError, Progress, place_of
 from .reconcile import Report, preview_reload, reconcile
