@@ -80,10 +80,13 @@ if TYPE_CHECKING:
     from .events import Event
     from .guards import Blocker
     from .housekeeping import PruneReport
+    from .last_good import Keeping
     from .load import load_manifest
     from .manifest import Manifest, ReloadPolicy
     from .marks import Mark
     from .metadata import (
+        Health,
+        HealthPolicy,
         Holder,
         ProviderCapability,
         ProviderInfo,
@@ -132,11 +135,13 @@ _HOMES = {
     "events": "Event",
     "guards": "Blocker",
     "housekeeping": "PruneReport",
+    "last_good": "Keeping",
     "load": "load_manifest",
     "manifest": "Manifest ReloadPolicy",
     "marks": "Mark",
     "metadata": (
-        "Holder ProviderCapability ProviderInfo ProviderMetadata ProviderSpec RevisionInfo Unclosed"
+        "Health HealthPolicy Holder ProviderCapability ProviderInfo ProviderMetadata ProviderSpec "
+        "RevisionInfo Unclosed"
     ),
     "recorder": "TapeRecorder",
     "registry": "StorageProviderRegistry",
@@ -179,6 +184,8 @@ __all__ = [
     "FieldChange",
     "Finding",
     "Flaw",
+    "Health",
+    "HealthPolicy",
     "HistoryEntry",
     "Holder",
     "ImportResult",
@@ -191,6 +198,7 @@ __all__ = [
     "InvalidNameError",
     "InvalidTapeError",
     "InvalidTapeIdError",
+    "Keeping",
     "Manifest",
     "ManifestError",
     "ManifestNotFoundError",

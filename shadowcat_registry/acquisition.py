@@ -19,6 +19,7 @@ from .configs import complete, config_of
 from .errors import InstanceNotFoundError, ProviderNotFoundError, ProviderRetiringError
 from .exits import close_at_exit
 from .generations import FALLBACK_DEFAULT, Generations
+from .interpolate import redact
 from .leases import Caller, Lease, Opening, caller
 from .metadata import Config
 from .snapshot import Provider
@@ -120,19 +121,19 @@ class Acquisition:
         """Open the shared backend of a provider, without a lease."""
         self._open(lambda: provider, caller("reload"), of_default=False, awaited=False).close()
 
-    def health(self, provider: Provider) -> str:
-        """As `StorageProviderRegistry.health`."""
+    def probe(self, provider: Provider) -> str | None:
+        """What the provider's own check finds wrong now; None: nothing."""
         probe = getattr(provider.factory, "check", None)
         if probe is None:
-            return "unknown"
+            return None
         opening = Opening(provider.live, shared=False)
         try:
             probe(config_of(provider, self.base_directory_of(provider)), _Context(self, provider, opening))
         except Exception as error:  # noqa: BLE001 - foreign code; whatever it raises is the answer
-            return f"failing: {translate(error)}"
+            return redact(str(translate(error)), provider.spec.config, provider.spec.secrets)
         finally:
             self._openings.close(opening)
-        return "healthy"
+        return None
 
     def find(self, name: str) -> Provider:
         """What this thread may look up under this name.

@@ -21,9 +21,9 @@ from .end_marker import unfinished
 from .errors import Excerpt, Finding
 from .excerpts import of_broken_text
 from .includes import BrokenPart, Part, PartKey, PartReader
-from .interpolate import has_reference
+from .interpolate import has_literal_password, has_reference
 from .manifest import Manifest, ReloadPolicy
-from .marks import Pointer
+from .marks import Mark, Pointer
 from .parse import MAX_FINDINGS
 from .rules import NEVER_ALL, RULES
 from .schema import Compiled, compiled
@@ -132,8 +132,20 @@ def assemble(
         warnings=findings,
         excerpts=excerpts,
         reload=ReloadPolicy(**mapping_in(candidate.root, "reload")),
+        texts=MappingProxyType({part.path: part.document.text for part in candidate.parts}),
+        literal_secret=_literal_secret(candidate),
     )
     return Assembled(manifest, (), (), files, left)
+
+
+def _literal_secret(candidate: Candidate) -> Mark | None:
+    for part in candidate.parts:
+        secret = candidate.digests[part.key].secret
+        if secret is not None:
+            return part.document.mark(secret)
+        if has_literal_password(part.document.text):
+            return Mark.at_start(part.document.source)
+    return None
 
 
 @cache

@@ -53,6 +53,7 @@ CODES: Final = {
     "SC312": "providers that require each other",
     "SC313": "a required provider that is not declared",
     "SC314": "a provider type of another version",
+    "SC315": "health for a type that cannot be asked",
     "SC401": "a variable of the environment that is not set",
     "SC402": "a `${…}` that is no reference",
     "SC403": "a reference inside of a reference",
@@ -79,5 +80,6 @@ CODES: Final = {
     "SC707": "a reload that would remove most providers",
     "SC708": "a provider in use that would be removed",
     "SC709": "a change that would lose the tapes of a provider",
+    "SC710": "a start from the last good manifest",
     "SC901": "a reload that failed for a reason of its own",
 }

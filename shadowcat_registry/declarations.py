@@ -19,7 +19,7 @@ from .defaults import fill_defaults, merge
 from .errors import InvalidConfigError, Problem
 from .interpolate import Resolved, has_reference, redact, resolve
 from .marks import Pointer
-from .metadata import ProviderSpec
+from .metadata import HealthPolicy, ProviderSpec
 from .schema_walk import types_at
 from .types_in_use import TypeInUse, content_of
 
@@ -119,6 +119,7 @@ class Declarations:
             protect=entry.get("protect") is True,
             references=MappingProxyType(references),
             content=content_of(config),
+            health=_health(entry.get("health")),
         )
         counsel: tuple[Problem, ...] = ()
         if type_.compiled is not None and type_.has_advice:
@@ -170,6 +171,14 @@ class Declarations:
 
 def _without_config(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key != "config"}
+
+
+def _health(value: Any) -> HealthPolicy | None:
+    """What is not of the right form, the schema of the manifest has said."""
+    if not isinstance(value, dict):
+        return None
+    fields = {name: value[name] for name in ("interval_seconds", "timeout_seconds") if name in value}
+    return HealthPolicy(**fields)
 
 
 def _texts(value: Any) -> tuple[str, ...]:

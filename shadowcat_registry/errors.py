@@ -48,13 +48,13 @@ changing the call. No message shows a value out of a config.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal
 
 from .codes import CODES
-from .marks import Mark, Pointer, format_pointer
+from .marks import Mark, Pointer, format_pointer, parse_pointer
 from .metadata import Holder
 
 Severity = Literal["error", "warning"]
@@ -103,6 +103,14 @@ class Finding:
             "end_column": self.mark.end_column,
             "pointer": format_pointer(self.pointer),
         }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Finding:
+        """What `as_json` gave; names and indices in its pointer are texts then."""
+        place = (value["line"], value["column"], value["end_line"], value["end_column"])
+        mark = Mark(value["file"], *place)
+        pointer = parse_pointer(value["pointer"])
+        return cls(value["code"], value["message"], mark, pointer, value["hint"], value["severity"])
 
 
 @dataclass(frozen=True, slots=True)

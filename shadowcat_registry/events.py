@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -70,6 +70,22 @@ class Event:
             "default": self.default,
             "findings": [finding.as_json() for finding in self.findings],
         }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Event:
+        """What `as_json` gave."""
+        return cls(
+            event=value["event"],
+            at=datetime.fromisoformat(value["at"]),
+            generation=value["generation"],
+            digest=value["digest"],
+            added=tuple(value["added"]),
+            updated=tuple(value["updated"]),
+            removed=tuple(value["removed"]),
+            retiring=tuple(value["retiring"]),
+            default=value["default"],
+            findings=tuple(Finding.from_json(finding) for finding in value["findings"]),
+        )
 
 
 Subscriber = Callable[[Event], object]

@@ -154,7 +154,7 @@ class Generations:
                 elif change.in_place:
                     new.live.number += 1
                 self.openings.adopt(new.live)
-                providers[change.name] = replace(new, state="active")
+                providers[change.name] = replace(new, state="active", number=new.live.number)
             elif old is not None and self.openings.lease_count(change.name):
                 providers[change.name] = replace(old, state="retiring")
                 retiring.append(change.name)

@@ -6,6 +6,7 @@ field `include` and nothing else.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -63,10 +64,11 @@ class BrokenPart:
 class PartReader:
     """Reads a manifest's files, each once, however often it is included. For one manifest, then thrown away.
 
-    `parsed` are documents of an earlier load, by their key; what is among them is not parsed again.
+    `parsed` are documents of an earlier load, by their key; what is among them is not parsed again. `kept`
+    are texts that stand for all there is on the disk.
     """
 
-    def __init__(self, parsed: Mapping[PartKey, Document]) -> None:
+    def __init__(self, parsed: Mapping[PartKey, Document], kept: Mapping[Path, bytes] | None = None) -> None:
         self.parts: list[Part] = []
         """The manifest itself, then the others in the order in which they are included."""
         self.broken: list[BrokenPart] = []
@@ -76,7 +78,7 @@ class PartReader:
         """Every file that was asked for, also those that could not be read."""
         self.patterns: list[Path] = []
         """What new files may come to match."""
-        self._parsed = parsed
+        self._parsed, self._kept = parsed, kept
         self._seen: set[str] = set()
         self._bytes_left = MAX_BYTES
         self._budget = Budget()
@@ -116,7 +118,7 @@ class PartReader:
         if _MAGIC & set(entry):
             self.patterns += found
             try:
-                found = expand(found[0])
+                found = expand(found[0]) if self._kept is None else _kept_matches(self._kept, found[0])
             except OSError as error:
                 message = f"a directory of this pattern cannot be read: {describe(error)}"
                 self._find("SC117", message, place, including)
@@ -149,7 +151,7 @@ class PartReader:
             return
         self._seen.add(normal)
         try:
-            data = read_settled(path, limit_bytes=self._bytes_left + 1)
+            data = self._content(path)
         except OSError as error:
             self.files.append(path)  # it may come yet
             is_missing = isinstance(error, FileNotFoundError)
@@ -164,6 +166,13 @@ class PartReader:
         self._add(path, source, data, chain)
         if self._budget.is_exceeded and not self._is_full:
             self._stop("SC603", "the files together have too many values", place, including)
+
+    def _content(self, path: Path) -> bytes:
+        if self._kept is None:
+            return read_settled(path, limit_bytes=self._bytes_left + 1)
+        if path not in self._kept:
+            raise FileNotFoundError(errno.ENOENT, "it was not kept", str(path))
+        return self._kept[path]
 
     def _stop(self, code: str, message: str, place: Pointer, including: Part) -> None:
         self._is_full = True
@@ -225,6 +234,20 @@ def _matching(directory: Path, pattern: str) -> list[str]:
         return [name for name in _names(directory) if _matches(name, pattern)]
     except OSError:
         return []
+
+
+def _kept_matches(paths: Iterable[Path], pattern: Path) -> list[Path]:
+    """What `expand` would give, if there were no other files than these."""
+    parts = pattern.parts
+    return sorted(
+        path
+        for path in paths
+        if len(path.parts) == len(parts)
+        and all(
+            _matches(name, part) if _MAGIC & set(part) else name == part
+            for name, part in zip(path.parts, parts, strict=True)
+        )
+    )
 
 
 def _names(directory: Path) -> Iterable[str]:

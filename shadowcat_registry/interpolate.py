@@ -35,6 +35,9 @@ _env = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)(?::([-?])(.*))?", re.DOTALL)
 _file = re.compile(r"file:(.+)", re.DOTALL)
 _integer = re.compile(r"-?(?:0|[1-9][0-9]{0,99})")
 _number = re.compile(r"-?(?:0|[1-9][0-9]{0,99})(?:\.[0-9]{1,99})?(?:[eE][-+]?[0-9]{1,3})?")
+# For texts of any length: each match begins at a `://`, and no two of them look at the same characters.
+_password_in_text = re.compile(r"://[^\s/?#@:]*:([^\s/?#]*)@")
+_only_variables = re.compile(r"(?:\$\{env:[A-Za-z_][A-Za-z0-9_]*\})+")
 _url_password = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#@:]*:)[^\s/?#]*(@)")
 
 
@@ -211,6 +214,12 @@ def _read(path: Path, hint: str | None) -> str:
     if "\0" in text:
         raise _ReferenceError("SC405", "the file holds a NUL byte")
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\r\n") else text.removesuffix("\n")
+
+
+def has_literal_password(text: str) -> bool:
+    """Whether a URL in `text` holds a password that is no reference."""
+    found = (match[1] for match in _password_in_text.finditer(text))
+    return any(password and not _only_variables.fullmatch(password) for password in found)
 
 
 def describe(error: OSError) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from .errors import RegistryError
 from .latch import Latch
-from .metadata import Holder
+from .metadata import UNKNOWN_HEALTH, Health, Holder
 from .use import OPEN, Use
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class Revision:
     """The backend that `open_storage` hands out, being opened or open."""
     openings: dict[Opening, None] = field(default_factory=dict)
     """Who reads it, or an opening's leases, without the lock iterates over a `copy()`, which is one step."""
+    health: Health = UNKNOWN_HEALTH
+    """Readable without the lock; replaced by the one who monitors it."""
 
     def lease_count(self) -> int:
         """Readable without the lock: a moment's number."""

@@ -99,6 +99,22 @@ class ManifestLoader:
         del data  # as above
         return _manifest_of(assembled)
 
+    def load_kept(self, texts: Mapping[Path, str]) -> Manifest:
+        """Check these texts, by absolute path, as the manifest; what its references name is as it is now.
+
+        `files` says afterwards what it said before: these texts are not what is on the disk.
+
+        Raises:
+            ManifestError: it is invalid, with all findings.
+        """
+        kept = {path: text.encode("utf-8", "surrogatepass") for path, text in texts.items()}
+        reader = PartReader({}, kept)
+        reader.read(self._absolute, str(self._path), kept.get(self._absolute, b""))
+        assembled = assemble(
+            reader, self._absolute, self._catalog, self._environ, unresolved=self._unresolved, known=Known()
+        )
+        return _manifest_of(assembled)
+
     def files(self) -> tuple[Path, ...]:
         """Every file that the last load asked for, right or wrong, and every other that its patterns match
         by now: whose change is a change of the manifest, or may put it right. Quick enough for each second.

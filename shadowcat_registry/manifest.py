@@ -6,7 +6,7 @@ Knows nothing of YAML, schemas or files: `load` makes it, `plan` compares what i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -58,6 +58,10 @@ class Manifest:
     excerpts: tuple[Excerpt, ...] = ()
     """The lines of the warnings."""
     reload: ReloadPolicy = ReloadPolicy()
+    texts: Mapping[Path, str] = field(repr=False, compare=False, default_factory=dict)
+    """What stands in each file that declares something, itself first; references as they are written."""
+    literal_secret: Mark | None = None
+    """Where a secret is written into one of them."""
 
     def masked_config(self, name: str) -> dict[str, Any]:
         """The config of a provider, to show: every secret in it is replaced by `***`.

@@ -41,6 +41,11 @@ def format_pointer(pointer: Iterable[str | int]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in pointer)
 
 
+def parse_pointer(text: str) -> Pointer:
+    """The pointer of which `format_pointer` has made `text`; an index is a text here."""
+    return tuple(part.replace("~1", "/").replace("~0", "~") for part in text.split("/")[1:])
+
+
 def format_dotted(pointer: Iterable[str | int]) -> str:
     """`("providers", "a", 0)` → `providers.a[0]`, for sentences that people read."""
     text = ""

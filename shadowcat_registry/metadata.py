@@ -47,6 +47,68 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+HealthState = Literal["unknown", "healthy", "degraded", "failing"]
+_FAILURES_UNTIL_FAILING: Final = 3
+_TIMEOUTS_UNTIL_FAILING: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a provider stands by its checks.
+
+    `unknown` before the first one. One that fails makes it `degraded`; three in a row, or two of them
+    without any answer, make it `failing`; one that succeeds makes it `healthy`.
+    """
+
+    state: HealthState = "unknown"
+    error: str | None = None
+    """What the last check found."""
+    since: datetime | None = None
+    """When it came to be in this state."""
+    checked_at: datetime | None = None
+    failures: int = 0
+    """In a row."""
+    timeouts: int = 0
+    """Among these."""
+
+    def after(self, error: str | None, at: datetime, *, is_timeout: bool = False) -> Health:
+        """What one more check makes of it: one that found `error`, None: nothing wrong."""
+        failures = 0 if error is None else self.failures + 1
+        timeouts = 0 if error is None else self.timeouts + is_timeout
+        state: HealthState = "healthy"
+        if failures >= _FAILURES_UNTIL_FAILING or timeouts >= _TIMEOUTS_UNTIL_FAILING:
+            state = "failing"
+        elif failures:
+            state = "degraded"
+        since = self.since if state == self.state else at
+        return Health(state, error, since, at, failures, timeouts)
+
+    def __str__(self) -> str:
+        return f"{self.state}: {self.error}" if self.error is not None else self.state
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "state": self.state,
+            "error": self.error,
+            "since": format_time(self.since) if self.since is not None else None,
+            "checked_at": format_time(self.checked_at) if self.checked_at is not None else None,
+        }
+
+
+UNKNOWN_HEALTH: Final = Health()
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPolicy:
+    """How often a provider is checked, and what a check has for its answer."""
+
+    interval_seconds: float = 30.0
+    timeout_seconds: float = 5.0
+
+    def as_json(self) -> dict[str, Any]:
+        return {"interval_seconds": self.interval_seconds, "timeout_seconds": self.timeout_seconds}
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderMetadata:
     """What a factory says of itself, under the name that it was registered with."""
@@ -143,8 +205,8 @@ class ProviderInfo:
     instance_count: int
     is_default: bool
     origin: Origin
-    health: str = "unknown"
-    """`unknown` until somebody asked the provider, then `healthy`, or `failing: …`."""
+    health: Health = UNKNOWN_HEALTH
+    """By its checks; `unknown` unless its declaration asks for them."""
 
     @property
     def name(self) -> str:
@@ -178,7 +240,7 @@ class ProviderInfo:
             "instance_count": self.instance_count,
             "is_default": self.is_default,
             "origin": self.origin,
-            "health": self.health,
+            "health": self.health.as_json(),
         }
 
 
@@ -203,6 +265,8 @@ class ProviderSpec:
     """Providers that have to be declared too; they are prepared first, and removed last."""
     protect: bool = False
     """It cannot be removed, nor change its type, before this has been lifted in a generation of its own."""
+    health: HealthPolicy | None = None
+    """None: it is not checked."""
     references: Mapping[Pointer, str] = field(repr=False, compare=False, default_factory=dict)
     """Where in `config` other providers are named, by the schema keyword `x-provider`, and which."""
     content: bytes = field(repr=False, compare=False, default=b"")

@@ -7,6 +7,7 @@ plan is refused.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -15,11 +16,11 @@ from .dependencies import in_order
 from .errors import StalePlanError
 from .fingerprints import shown
 from .marks import Pointer, format_dotted
-from .metadata import Config, ProviderSpec
+from .metadata import Config, HealthPolicy, ProviderSpec
 
 ActionKind = Literal["add", "update", "replace", "metadata", "remove", "default"]
 
-_METADATA: Final = ("display_name", "version", "requires", "protect")
+_METADATA: Final = ("display_name", "version", "requires", "protect", "health")
 """Fields of a spec that no storage knows of."""
 
 
@@ -191,6 +192,7 @@ def _is_same_spec(old: ProviderSpec, new: ProviderSpec) -> bool:
         and old.requires == new.requires
         and old.version == new.version
         and old.protect == new.protect
+        and old.health == new.health
         # Two that were loaded anew are told apart by what the loader knows of them; most are the same.
         and ((old.content == new.content and old.content != b"") or is_same(old.config, new.config))
     )
@@ -252,10 +254,12 @@ def _has_same_types(old: Any, new: Any) -> bool:
     return True
 
 
-def _text(value: str | bool | tuple[str, ...] | None) -> str | None:
+def _text(value: str | bool | tuple[str, ...] | HealthPolicy | None) -> str | None:
     """Of a field that holds no secret."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, HealthPolicy):
+        return json.dumps(value.as_json())
     return ", ".join(value) or None if isinstance(value, tuple) else value
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from .backend import Reconfiguration, StorageProviderFactory
 from .catalog import Catalog
@@ -30,6 +30,7 @@ from .registry import StorageProviderRegistry
 from .snapshot import Provider, Snapshot
 from .translation import translate
 
+_T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 
 
@@ -94,7 +95,7 @@ class Preparation:
         while self._undo:
             what, name, undo = self._undo.pop()
             try:
-                self._progress.run(what, name, undo, self._timeout_seconds)
+                self._progress.run(what, name, undo, self._timeout_seconds, has_to_be=True)
             except Exception:
                 _logger.exception("%s failed", what)
 
@@ -107,18 +108,14 @@ class Preparation:
             self._find(name, "SC306", NAME_IS_TAKEN)
             self.is_hopeless = True
             return None
-        found: list[Any] = []
-
-        def look_up() -> None:
-            found.append(self._catalog.factory(spec.type))
-
-        if not self._try(f"loading the type {spec.type!r}", name, look_up):
+        types = self._try(f"loading the type {spec.type!r}", name, partial(self._catalog.factory, spec.type))
+        if not types:
             return None
-        if not self._try(
-            f"the factory of type {spec.type!r}", name, lambda: self._make(spec, found), here=True
-        ):
+        make = partial(self._make, spec, types[0])
+        made = self._try(f"the factory of type {spec.type!r}", name, make, here=True)
+        if not made:
             return None
-        provider: Provider = found[1]
+        provider = made[0]
         is_same_type = existing is not None and existing.origin == "manifest" and existing.type == spec.type
         if existing is not None and is_same_type and is_same(existing.spec.config, spec.config):
             # Only metadata differs, or it comes back before its last lease has gone: its storage stays open.
@@ -139,10 +136,9 @@ class Preparation:
         self.changes.append(Change(name, existing, provider))
         return provider
 
-    def _make(self, spec: ProviderSpec, found: list[Any]) -> None:
-        factory: StorageProviderFactory = found[0]
+    def _make(self, spec: ProviderSpec, factory: StorageProviderFactory) -> Provider:
         base_directory = self._manifest.path.parent
-        found.append(self._registry.stage(spec, factory, origin="manifest", base_directory=base_directory))
+        return self._registry.stage(spec, factory, origin="manifest", base_directory=base_directory)
 
     def _turn_over(
         self, existing: Provider, spec: ProviderSpec, fresh: Provider, opening: Opening
@@ -153,27 +149,18 @@ class Preparation:
         is_alone = set(existing.live.openings.copy()) == {opening}
         if existing.declared is not None or not is_alone or not hasattr(backend, "reconfigure"):
             return fresh
-        offers: list[Reconfiguration] = []
-        config = deepcopy(dict(spec.config))
-
-        def ask() -> Reconfiguration | None:
-            offer: Reconfiguration | None = backend.reconfigure(config)
-            if offer is not None:
-                offers.append(offer)
-            return offer
-
-        def too_late(offer: Reconfiguration | None) -> None:
-            if offer is not None:
-                offer.discard()
-
-        if not self._try(f"reconfiguring provider {spec.name!r}", spec.name, ask, on_late=too_late):
+        ask: Callable[[], Reconfiguration | None]
+        ask = partial(backend.reconfigure, deepcopy(dict(spec.config)))
+        answers = self._try(f"reconfiguring provider {spec.name!r}", spec.name, ask, on_late=_discard)
+        if not answers:
             return None
-        if not offers:
+        offer = answers[0]
+        if offer is None:
             return fresh
         provider = replace(existing, spec=spec, metadata=fresh.metadata)
-        self.turnovers.append(Turnover(provider, offers[0]))
+        self.turnovers.append(Turnover(provider, offer))
         what = f"taking back the new config of provider {spec.name!r}"
-        self._undo.append((what, spec.name, offers[0].discard))
+        self._undo.append((what, spec.name, offer.discard))
         self.changes.append(Change(spec.name, existing, provider, in_place=True))
         return provider
 
@@ -182,20 +169,19 @@ class Preparation:
         backend: Any = opening.backend
         if opening.source is None or not opening.source.durability.volatile:
             return True
-        counts: list[int] = []
-
-        def count() -> None:
-            counts.append(backend.stats().tape_count)
-
-        if not self._try(f"asking provider {name!r} for its tapes", name, count):
+        counts = self._try(
+            f"asking provider {name!r} for its tapes", name, lambda: backend.stats().tape_count
+        )
+        if not counts:
             return False
         if not counts[0] and not opening.leases:
             return True
         held = "1 tape" if counts[0] == 1 else f"{counts[0]} tapes"
-        what = f"holds {held} that nothing else holds" if counts[0] else "is in use, and keeps nothing"
-        hint = "export and delete them, or give the new storage another name"
-        self._find(name, "SC709", f"the storage of `{name}` {what}: the change would lose them", hint)
-        self.is_hopeless = True
+        what = (
+            f"holds {held} that would be lost" if counts[0] else "is in use, and would lose what it records"
+        )
+        hint = "export and delete the tapes, or give the new storage another name"
+        self._find(name, "SC709", f"the storage of `{name}` {what}", hint)
         return False
 
     def _ask_hooks(self, provider: Provider) -> bool:
@@ -221,18 +207,16 @@ class Preparation:
         self,
         what: str,
         name: str,
-        step: Callable[[], Any],
+        step: Callable[[], _T],
         *,
-        on_late: Callable[[Any], object] | None = None,
+        on_late: Callable[[_T], object] | None = None,
         is_hook: bool = False,
         here: bool = False,
-    ) -> bool:
-        """Do one step, `here` if it is none that could hang; what it raises becomes findings."""
+    ) -> tuple[_T, ...]:
+        """What came of one step, done `here` if it is none that could hang; nothing, where it raised: that
+        becomes findings."""
         try:
-            if here:
-                step()
-            else:
-                self._progress.run(what, name, step, self._timeout_seconds, on_late)
+            return (step() if here else self._progress.run(what, name, step, self._timeout_seconds, on_late),)
         except OverdueError as error:
             hint = "the status says where it is; `reload.step_timeout_seconds` is what it may take"
             self._find(name, "SC705", f"{what}: {error}", hint)
@@ -259,10 +243,13 @@ class Preparation:
         except Exception as error:  # noqa: BLE001 - foreign code; its text may hold anything, its type does not
             self._find(name, "SC701", f"{what} failed with {type(error).__name__}")
             self.is_hopeless = True
-        else:
-            return True
-        return False
+        return ()
 
     def _find(self, name: str, code: str, message: str, hint: str | None = None) -> None:
         mark = self._manifest.provider_marks.get(name) or Mark.at_start(str(self._manifest.path))
         self.findings.append(Finding(code, message, mark, ("providers", name), hint))
+
+
+def _discard(offer: Reconfiguration | None) -> None:
+    if offer is not None:
+        offer.discard()

@@ -168,9 +168,14 @@ def _effect(action: Action, snapshot: Snapshot, lease_count: int) -> str:
         return "its removal is cancelled" if is_back else "opened when it is first used"
     if action.kind == "metadata":
         return "no storage is touched"
+    shared = existing.live.shared if existing is not None else None
+    is_volatile = shared is not None and shared.source is not None and shared.source.durability.volatile
     if action.kind == "remove":
         verb = "is" if lease_count == 1 else "are"
-        return f"retires until {leases} {verb} closed" if lease_count else "closed, and gone"
+        gone = "closed, and gone" + (" with all tapes in it" if is_volatile else "")
+        return f"retires until {leases} {verb} closed" if lease_count else gone
+    if action.kind == "replace" and is_volatile:
+        return "a new revision; refused as long as it holds tapes, which are nowhere else"
     if existing is not None and action.kind == "update" and _may_take_it(existing.live.shared):
         return "in place, if its storage can take it; otherwise a new revision"
     stay = (

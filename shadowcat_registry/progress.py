@@ -139,9 +139,12 @@ class Progress:
         call: Callable[[], _T],
         timeout_seconds: float,
         on_late: Callable[[_T], object] | None = None,
+        *,
+        has_to_be: bool = False,
     ) -> _T:
-        """Call foreign code, with the context of the caller. Whatever it raises, is raised; what it returns
-        when it has been given up is for `on_late`.
+        """Call foreign code, with the context of the caller; one call at a time. Whatever it raises, is
+        raised; what it returns when it has been given up is for `on_late`. One that `has_to_be` is made
+        however many others hang.
 
         Raises:
             OverdueError: it has not come back in time; or too many others never have.
@@ -149,13 +152,13 @@ class Progress:
         """
         job = _Job(what, provider, call, copy_context(), on_late, monotonic())
         with self._lock:
-            if len(self._given_up) >= _MOST_HANGING:
+            if len(self._given_up) >= _MOST_HANGING and not has_to_be:
                 raise OverdueError(f"{len(self._given_up)} earlier calls still hang, the process needs help")
             self._current = job
         try:
             if not self._begin(job):
                 job.run()
-            elif not job.done.wait(timeout_seconds) and self._give_up(job):
+            elif not _wait_for(job, timeout_seconds) and self._give_up(job):
                 raise OverdueError(f"it has not come back after {timeout_seconds:g} s")
         except BaseException:  # Ctrl-C, where a start waits in the main thread
             self._give_up(job)
@@ -221,6 +224,10 @@ class Progress:
                 _end_late(job)
                 self._on_return()
             del job  # the next one may be long in coming
+
+
+def _wait_for(job: _Job, timeout_seconds: float) -> bool:
+    return job.done.wait(timeout_seconds)
 
 
 def _end_late(job: _Job) -> None:

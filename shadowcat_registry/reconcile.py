@@ -224,7 +224,8 @@ def _apply(
     what = f"applying the new config of provider {provider.name!r}"
     try:
         timeout_seconds = manifest.reload.step_timeout_seconds
-        progress.run(what, provider.name, turnover.reconfiguration.apply, timeout_seconds)
+        apply = turnover.reconfiguration.apply
+        progress.run(what, provider.name, apply, timeout_seconds, has_to_be=True)
     except Exception:
         _logger.exception("%s failed, although it had been accepted; a new revision takes its place", what)
         current = registry.snapshot().get(provider.name)

@@ -21,6 +21,7 @@ from typing import Any
 from . import forks
 from .acquisition import Acquisition
 from .backend import StorageProviderFactory, TapeStorageBackend
+from .checks import CHECK_SECONDS, Check, Checks
 from .errors import ProviderExistsError, StalePlanError
 from .generations import (
     FALLBACK_DEFAULT,
@@ -33,7 +34,9 @@ from .generations import (
 )
 from .leases import caller, find_caller
 from .metadata import (
+    UNKNOWN_HEALTH,
     Config,
+    Health,
     Holder,
     Origin,
     ProviderCapability,
@@ -73,6 +76,7 @@ class StorageProviderRegistry:
         self._generations = Generations(construction_timeout_seconds)
         self._openings = self._generations.openings
         self._acquisition = Acquisition(self, self._generations, base_directory)
+        self._checks = Checks()
         self._hooks: tuple[InitHook, ...] = ()
         self._find_caller = find_caller if capture_acquisition else partial(caller, "unknown")
         forks.in_child(self, StorageProviderRegistry._start_anew)
@@ -147,14 +151,29 @@ class StorageProviderRegistry:
         live = self._acquisition.find(name).live
         return self._openings.revisions(name, live)
 
-    def health(self, name: str) -> str:
-        """Ask the provider whether its storage could be opened now: `healthy`, `failing: …`, or `unknown`
-        where its type has no `check`. Touches nothing.
+    def health(self, name: str) -> Health:
+        """How a provider stands by the checks that its declaration asks for; `unknown` before the first, and
+        where it asks for none. Asks nobody: `check` does.
 
         Raises:
             ProviderNotFoundError: there is none of that name.
         """
-        return self._acquisition.health(self._acquisition.find(name))
+        return self._acquisition.find(name).live.health
+
+    def check(self, name: str, timeout_seconds: float = CHECK_SECONDS) -> Health:
+        """Ask the provider whether its storage could be opened now. Touches nothing.
+
+        `healthy`; `failing` with the reason, which may be that it does not answer in time; or `unknown`,
+        where its type has no `check`. One that has not answered is left alone, and is not started a second
+        time while it runs.
+
+        Raises:
+            ProviderNotFoundError: there is none of that name.
+        """
+        provider = self._acquisition.find(name)
+        if not provider.can_be_checked:
+            return UNKNOWN_HEALTH
+        return self.begin_check(provider).verdict(timeout_seconds)
 
     # ------------------------------------------------------------------ providers
 
@@ -485,6 +504,10 @@ class StorageProviderRegistry:
         for opening in idle:
             self._openings.close(opening)
 
+    def begin_check(self, provider: Provider, on_answer: Callable[[], object] | None = None) -> Check:
+        """For the monitor: `check`, without waiting."""
+        return self._checks.begin(provider.live, partial(self._acquisition.probe, provider), on_answer)
+
     def discard(self, provider: Provider) -> None:
         """Undo `stage`, `run_hooks` and `warm`: what is open and unused closes now, the rest when it is
         released."""
@@ -511,6 +534,7 @@ class StorageProviderRegistry:
             instance_count=self._openings.lease_count(provider.name, provider.live),
             is_default=provider.name == (snapshot.default or FALLBACK_DEFAULT),
             origin=provider.origin,
+            health=provider.live.health,
         )
 
     def _start_anew(self) -> None:

@@ -162,11 +162,23 @@ def secrets_are_for_few(candidate: Candidate) -> None:
             candidate.add("SC406", message, secret, hint, severity="warning", document=part.document)
 
 
+def health_can_be_asked_for(candidate: Candidate) -> None:
+    for name, spec in candidate.specs.items():
+        type_ = candidate.types.get(spec.type)
+        if spec.health is None or type_ is None or hasattr(type_.factory, "check"):
+            continue
+        message = f"the type `{spec.type}` has no check: the health of this provider stays unknown"
+        candidate.add(
+            "SC315", message, ("providers", name, "health"), "remove it", on_key=True, severity="warning"
+        )
+
+
 RULES: Final[tuple[Callable[[Candidate], None], ...]] = (
     default_is_declared,
     needed_providers_are_declared,
     nobody_needs_itself,
     versions_are_met,
+    health_can_be_asked_for,
     default_configs_are_used,
     places_are_not_shared,
     secrets_are_for_few,

@@ -23,18 +23,21 @@ from typing import TYPE_CHECKING, Final, Literal, Self, overload
 from . import forks
 from .backoff import Backoff
 from .catalog import Catalog
+from .conditions import conditions
 from .errors import Finding, ManifestError, ManifestNotFoundError, RegistryForkedError, RuntimeClosedError
 from .events import Event, EventName, Subscriber, Subscribers
+from .health_monitor import HealthMonitor
 from .journal import Journal
+from .last_good import KeptManifest, LastGood, NothingKeptError
 from .load import ManifestLoader
 from .manifest import Manifest
 from .marks import Mark
-from .metadata import Holder, RevisionInfo
+from .metadata import Holder, RevisionInfo, format_time
 from .preview import PlanReport
 from .progress import OverdueError, Progress, place_of
 from .reconcile import Report, preview_reload, reconcile
 from .registry import StorageProviderRegistry
-from .status import Condition, HistoryEntry, Outcome, Result, RuntimeState, Status
+from .status import HistoryEntry, Outcome, Result, RuntimeState, Status
 from .watch import Watch, WatchMode
 
 if TYPE_CHECKING:
@@ -84,6 +87,11 @@ class _Refusal:
     retryable: bool
     """It may be accepted later, as it is."""
 
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """The providers that are not to be in use."""
+        return tuple(str(finding.pointer[1]) for finding in self.findings if finding.code == "SC708")
+
 
 @dataclass(frozen=True, slots=True)
 class _Doubt:
@@ -104,6 +112,8 @@ class Runtime:
     `eager`, no storage is opened before it is used, not even the default. With `control`, operators can ask
     the process over a socket (see `control`); where there can be none, the log says why. `watch_mode` and
     `poll_interval_seconds` hold whatever the manifest says under `reload`; None: what it says.
+    `last_good`: whether the last good manifest is kept in the state directory, and also used, where the one
+    at `path` cannot be.
     """
 
     def __init__(
@@ -118,6 +128,7 @@ class Runtime:
         watch_mode: WatchMode | None = None,
         poll_interval_seconds: float | None = None,
         control: bool = False,
+        last_good: Literal["ignore", "keep", "use"] = "ignore",
     ) -> None:
         self.path = None if path is None else Path(os.path.abspath(path))  # noqa: PTH100 - keeps links
         self.registry = registry or StorageProviderRegistry(
@@ -140,6 +151,7 @@ class Runtime:
         self._journal = Journal()
         self._progress = Progress(self._returned)
         self._cause = "start"  # only the worker's, once it runs
+        self._waits_for: tuple[str, ...] = ()  # dito
         self._manifest: Manifest | None = None
         self._findings: tuple[Finding, ...] = ()
         self._last_reload: Outcome | None = None
@@ -157,6 +169,13 @@ class Runtime:
                 listings=self._loader.listings if self._loader is not None else dict,
             )
         self._watch_mode, self._poll_interval_seconds = watch_mode, poll_interval_seconds
+        self._last_good: LastGood | None = None
+        if last_good != "ignore" and self.path is not None:
+            self._last_good = LastGood(self.path, environ)
+        self._uses_last_good = last_good == "use"
+        self._started_from: KeptManifest | None = None
+        """What serves until there is a good manifest."""
+        self._health_monitor = HealthMonitor(self.registry) if eager else None
         self._control: ControlServer | None = None
         if control and self.path is not None:
             # Here, not where it starts: it is slow to import, and has to hear the first event.
@@ -191,19 +210,23 @@ class Runtime:
         with self._changed:
             is_closed = self._stopping.is_set()
             if not is_closed:
-                self._set_state("ok")
+                self._set_state("ok" if self._started_from is None else "degraded")
                 digest = self._manifest.digest if self._manifest is not None else None
-                self._record("started", began, report.generation, (), digest)
+                self._record("started", began, report.generation, self._findings, digest)
         if is_closed:
             self._cancel_retired()
             raise RuntimeClosedError
         self._publish("started", report)
+        if self._started_from is not None:
+            self._publish("degraded", None, findings=self._findings)
+        self._keep_if_good()
         try:
             self._worker.start()
             if self._watch is not None:
                 self._watch.start()
                 if self._stopping.is_set():  # a subscriber has closed it, before there was a watch to stop
                     self._watch.stop()
+            self._look_after_health()
             self._start_control()
         except RuntimeError:  # no thread to be had
             self.close()
@@ -239,6 +262,8 @@ class Runtime:
             if worker.is_alive():
                 what = self._progress.phase() or f"a subscriber, at {place_of(worker)}"
                 _logger.warning("after %g s a reload still runs and is left: %s", timeout_seconds, what)
+        if self._health_monitor is not None:
+            self._health_monitor.stop(max(_LEAST_CLOSE_SECONDS, deadline - monotonic()))
         if self._cancel_retired is not None:
             self._cancel_retired()
         self.registry.close(max(_LEAST_CLOSE_SECONDS, deadline - monotonic()))
@@ -247,6 +272,8 @@ class Runtime:
             self._changed.notify_all()
         if started:
             self._publish("stopped", None)
+        if self._last_good is not None:
+            self._last_good.close(_HANG_UP_SECONDS)
         if self._control is not None:
             self._control.stop(_HANG_UP_SECONDS)
 
@@ -374,14 +401,18 @@ class Runtime:
             control=str(control.path) if (control := self._control) and control.path else None,
             phase=self._progress.phase(),
             hanging=self._progress.hanging(),
-            conditions=(
-                _applied(state, since, findings),
-                _retiring({name: retiring_since.get(name) for name in retiring}),
-                _hanging(self._progress),
+            conditions=conditions(
+                state,
+                since,
+                findings,
+                {name: retiring_since.get(name) for name in retiring},
+                self._progress,
+                providers,
             ),
             revisions={info.name: tuple(self._revisions(info.name)) for info in providers},
             retry_in_seconds=retry_in_seconds,
             reloads=reloads,
+            last_good=self._last_good.status() if self._last_good is not None else None,
         )
 
     # ------------------------------------------------------------------ inside
@@ -393,6 +424,10 @@ class Runtime:
             self._control.start()
         except OSError as error:  # no reason not to run
             _logger.warning("there is no control socket: %s", error.strerror or error)
+
+    def _look_after_health(self) -> None:
+        if self._health_monitor is not None:
+            self._health_monitor.look()
 
     def _holders(self, name: str) -> Sequence[Holder]:
         with suppress(LookupError):  # it may have left since it was listed
@@ -466,6 +501,7 @@ class Runtime:
                 requests.explicit = False
             try:
                 self.registry.sweep()
+                self._look_for_free()
                 if left:
                     with self._changed:
                         for name in left:
@@ -487,17 +523,26 @@ class Runtime:
     def _apply_first(self) -> Report:
         if self._loader is None:
             return Report.nothing(self.registry.snapshot().generation)
-        manifest = self._loader.load()
+        try:
+            manifest = self._loader.load()
+            report = self._reconcile_first(manifest)
+        except (ManifestNotFoundError, ManifestError) as error:
+            if self._last_good is None or not self._uses_last_good:
+                raise
+            manifest, report = self._apply_last_good(self._loader, self._last_good, error)
+        self._manifest = manifest
+        self._follow(manifest)
+        for finding in manifest.warnings:
+            _logger.warning("%s", finding)
+        return report
+
+    def _reconcile_first(self, manifest: Manifest) -> Report:
         try:
             report = self._reconcile(manifest, None)
         finally:
             self._progress.close()
         if report.findings:
             raise ManifestError(report.findings)
-        self._manifest = manifest
-        self._follow(manifest)
-        for finding in manifest.warnings:
-            _logger.warning("%s", finding)
         return report
 
     def _follow(self, manifest: Manifest) -> None:
@@ -508,6 +553,40 @@ class Runtime:
                 mode=self._watch_mode or asked.mode,
                 poll_interval_seconds=asked.poll_interval_seconds if interval is None else interval,
             )
+
+    def _apply_last_good(
+        self, loader: ManifestLoader, last_good: LastGood, error: ManifestNotFoundError | ManifestError
+    ) -> tuple[Manifest, Report]:
+        """In the place of a manifest that cannot be used. Raises `error`, if this cannot be used either."""
+        start = Mark.at_start(str(self.path))
+        findings = (
+            error.findings if isinstance(error, ManifestError) else (Finding("SC117", str(error), start),)
+        )
+        try:
+            kept = last_good.read()
+            manifest = loader.load_kept(kept.texts)
+            report = self._reconcile_first(manifest)
+        except NothingKeptError as reason:
+            _logger.error("cannot start from the last good manifest either: %s", reason)
+            raise error from None
+        except ManifestError as other:
+            _logger.error("cannot start from the last good manifest either: %s", other.findings[0])
+            raise error from None
+        message = (
+            f"started from the last good manifest, kept {format_time(kept.at)}, "
+            "since the one that is there cannot be used"
+        )
+        hint = "mend the file: this process follows it"
+        self._started_from = kept
+        self._findings = (Finding("SC710", message, start, hint=hint, severity="warning"), *findings)
+        return manifest, report
+
+    def _keep_if_good(self) -> None:
+        """Whatever serves now, unless it is what was kept."""
+        with self._changed:
+            manifest = self._manifest if self._started_from is None else None
+        if self._last_good is not None and manifest is not None:
+            self._last_good.keep(manifest)
 
     def _reconcile(self, manifest: Manifest, running: Manifest | None) -> Report:
         return reconcile(
@@ -575,12 +654,13 @@ class Runtime:
             self._progress.enter(None)
             self._progress.close()
         generation = self.registry.snapshot().generation
-        if findings and not explicit and self._is_in_the_making(findings):
+        # What hangs is not called twice to make sure.
+        is_overdue = any(finding.code == "SC705" for finding in findings)
+        if findings and not explicit and not is_overdue and self._is_in_the_making(findings):
             _logger.debug("the manifest %s is wrong, and may be in the making: a second look is due", path)
             return
         self._doubt = None
         if findings or manifest is None or report is None:
-            is_overdue = any(finding.code == "SC705" for finding in findings)
             retryable = report.retryable if report is not None else is_overdue
             outcome = _Refusal("degraded" if absent else "rejected", findings, digest, retryable)
             self._refuse(outcome, began, generation)
@@ -589,19 +669,23 @@ class Runtime:
             self._check_running()
             recovered = self._state != "ok"
             self._set_state("ok")
-            self._findings, self._manifest = (), manifest
+            self._findings, self._manifest, self._started_from = (), manifest, None
             self._requests.retry.stop()
+            self._waits_for = ()
             self._note_retiring(report.retiring)
             result: Result = "committed" if report.plan else "unchanged"
             self._record(result, began, report.generation, (), manifest.digest)
         if manifest.reload != running.reload:
             self._follow(manifest)
         if report.plan:
+            self._look_after_health()
             self._publish("committed", report)
         elif recovered:
             self._publish("recovered", report)
         else:
             _logger.debug("the manifest %s says what is running", path)
+        if manifest.digest != running.digest or recovered:
+            self._keep_if_good()
         for finding in manifest.warnings:
             if finding not in running.warnings:
                 _logger.warning("%s", finding)
@@ -622,8 +706,11 @@ class Runtime:
 
     def _refuse(self, refusal: _Refusal, began: float, generation: int) -> None:
         state, findings = refusal.state, refusal.findings
+        self._waits_for = refusal.waits_for if refusal.retryable else ()
         with self._changed:
             self._check_running()
+            if self._started_from is not None:  # what runs is older than what was good: until that is mended
+                state, findings = "degraded", (self._findings[0], *findings)
             said = self._state == state and self._findings == findings
             self._set_state(state)
             self._findings = findings
@@ -635,6 +722,14 @@ class Runtime:
                 self._requests.retry.stop()
         if not said:
             self._publish(state, None, findings=findings, digest=refusal.digest)
+
+    def _look_for_free(self) -> None:
+        """Nobody tells when a provider that is to stay as it is has no leases any more."""
+        if not self._waits_for or any(self._holders(name) for name in self._waits_for):
+            return
+        self._waits_for = ()
+        with self._changed:
+            self._requests.retry.hurry()
 
     def _set_state(self, state: RuntimeState) -> None:
         """Under the lock."""
@@ -713,30 +808,6 @@ class Runtime:
 
     def _cause_of(self, name: EventName) -> str:
         return {"started": "start", "retired": "release", "stopped": "close"}.get(name, self._cause)
-
-
-def _applied(state: RuntimeState, since: datetime | None, findings: Sequence[Finding]) -> Condition:
-    if state == "ok":
-        return Condition("applied", True, "applied", "what runs is what the manifest says", since)
-    if not findings:
-        return Condition("applied", False, state, "nothing follows the manifest", since)
-    more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
-    return Condition("applied", False, state, f"{findings[0]}{more}", since)
-
-
-def _retiring(since: Mapping[str, datetime | None]) -> Condition:
-    if not since:
-        return Condition("retiring", False, "none", "no provider waits for its last lease", None)
-    first = min((at for at in since.values() if at is not None), default=None)
-    message = f"removed, and in use until the last lease is closed: {', '.join(since)}"
-    return Condition("retiring", True, "in_use", message, first)
-
-
-def _hanging(progress: Progress) -> Condition:
-    steps = progress.hanging()
-    if not steps:
-        return Condition("hanging", False, "none", "all foreign code has come back", None)
-    return Condition("hanging", True, "overdue", "; ".join(map(str, steps)), progress.hanging_since())
 
 
 def _log(event: Event, path: Path | None) -> None:

@@ -67,6 +67,8 @@ class Provider:
     """Under an override, what the provider is without it."""
     base_directory: Path | None = None
     """What relative paths are relative to; None: whatever the registry says."""
+    number: int | None = None
+    """Of its revision, as of this generation; None: it has not been committed yet."""
 
     @property
     def name(self) -> str:
@@ -78,7 +80,11 @@ class Provider:
 
     @property
     def revision(self) -> int:
-        return self.live.number
+        return self.live.number if self.number is None else self.number
+
+    @property
+    def can_be_checked(self) -> bool:
+        return hasattr(self.factory, "check")
 
 
 @final

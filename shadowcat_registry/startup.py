@@ -55,12 +55,16 @@ def open_registry(
     watch_mode: WatchMode | None = None,
     poll_interval_seconds: float | None = None,
     control: bool = False,
+    use_last_good: bool = False,
 ) -> Runtime:
     """A new registry on what the manifest at `path` says, which follows it until `close()`.
 
     `path` defaults as `find_manifest` has it. A relative path in the manifest is relative to the manifest.
     `watch_mode` and `poll_interval_seconds` come before what the manifest says under `reload`.
     With `control`, the commands `status`, `plan`, `why`, `reload` and `events` can talk to this process.
+    With `use_last_good`, the last good manifest is kept in the state directory (`$XDG_STATE_HOME`, else
+    `~/.local/state`). Where the one at `path` cannot be used, the registry starts from that one, as
+    `degraded`, until there is a good one.
 
     Raises:
         ManifestNotFoundError: it cannot be read.
@@ -72,6 +76,7 @@ def open_registry(
         watch_mode=watch_mode,
         poll_interval_seconds=poll_interval_seconds,
         control=control,
+        last_good="use" if use_last_good else "ignore",
     )
     runtime.start()
     return runtime

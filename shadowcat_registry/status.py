@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from .errors import Finding
 from .events import WIRE_VERSION, EventName
+from .last_good import Keeping
 from .metadata import Holder, ProviderInfo, RevisionInfo, format_time
 from .watch import WatchStatus
 
@@ -98,10 +99,11 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One thing that is so or not: `applied`, `retiring`, `hanging`; others may join them.
+    """One thing that is so or not: `applied`, `retiring`, `hanging`, `healthy`; others may join them.
 
     `applied`: what runs is what the file says. `retiring`: a provider that was removed waits for its last
-    lease. `hanging`: foreign code has not come back since a reload gave it up.
+    lease. `hanging`: foreign code has not come back since a reload gave it up. `healthy`: no provider that is
+    checked has failed its last check.
     """
 
     name: str
@@ -163,6 +165,8 @@ class Status:
     """Who has leases, by provider."""
     findings: tuple[Finding, ...]
     watch: WatchStatus | None
+    last_good: Keeping | None = None
+    """How what runs is kept for a start on which the manifest is not good; None: it is not."""
     control: str | None = None
     """The path of the control socket."""
     phase: Phase | None = None
@@ -192,6 +196,7 @@ class Status:
             "findings": [finding.as_json() for finding in self.findings],
             "watch": self.watch.as_json() if self.watch else None,
             "control": self.control,
+            "last_good": self.last_good.as_json() if self.last_good else None,
             "phase": self.phase.as_json() if self.phase else None,
             "hanging": [step.as_json() for step in self.hanging],
             "conditions": [condition.as_json() for condition in self.conditions],

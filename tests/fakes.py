@@ -13,6 +13,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
+import pytest
+
+from shadowcat_registry import progress
 from shadowcat_registry.backend import CreateContext, Durability, Reconfiguration
 from shadowcat_registry.metadata import Config, ProviderCapability
 from shadowcat_registry.providers.memory import MemoryBackend
@@ -135,8 +138,10 @@ class Gate:
 
     def __init__(self) -> None:
         self._reached, self._opened = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __call__(self, *_: object) -> None:
+        self._thread = threading.current_thread()
         self._reached.set()
         assert self._opened.wait(PATIENCE_SECONDS), "nobody opened the gate"
 
@@ -145,6 +150,20 @@ class Gate:
 
     def open(self) -> None:
         self._opened.set()
+
+    def holds(self, thread: threading.Thread | None) -> bool:
+        """Whether this thread is stopped here."""
+        return thread is not None and self._thread is thread and not self._opened.is_set()
+
+
+def give_up_at(monkeypatch: pytest.MonkeyPatch, *gates: Gate) -> None:
+    """Let a step of a reload take as long as it likes, but for one that stands at a gate: that is overdue."""
+
+    def wait_for(job: progress._Job, _: float) -> bool:
+        until(lambda: job.done.is_set() or any(gate.holds(job.thread) for gate in gates))
+        return job.done.is_set()
+
+    monkeypatch.setattr(progress, "_wait_for", wait_for)
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,10 +19,13 @@ import pytest
 from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.cli.findings import render
 from shadowcat_registry.cli.reports import github, sarif
+from shadowcat_registry.control_socket import IS_SUPPORTED
 from shadowcat_registry.errors import Excerpt, Finding, ManifestError
 from shadowcat_registry.load import load_manifest
+from shadowcat_registry.runtime import Runtime
 
 from .cli.conftest import Command, command
+from .fakes import until
 from .test_load import VaultFactory
 
 __all__ = ["command"]  # a fixture
@@ -144,3 +150,91 @@ class TestTheCanary:
         assert done.returncode == 1
         assert b"config: {directroy: ***, directory: [***], token: ***}" in done.stderr
         assert CANARY.encode() not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not IS_SUPPORTED, reason="this system has no Unix domain sockets")
+class TestARunningProcess:
+    """With secrets in what runs, in what it would run, in what it has refused, and in what it keeps."""
+
+    HEAD = "version: 1\ndefaults: {provider: m}\nproviders:\n  m: {type: memory}\n"
+
+    @pytest.fixture
+    def path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        (tmp_path / "secret").write_text(f"{CANARY}-file\n")
+        return tmp_path / "registry.yaml"
+
+    def save(self, path: Path, config: str) -> None:
+        path.write_text((self.HEAD + f"  v: {{type: vault, config: {config}}}\n").replace("C", CANARY))
+        path.chmod(0o600)
+
+    @contextmanager
+    def runtime(self, path: Path) -> Iterator[Runtime]:
+        catalog = Catalog([VaultFactory()])
+        with Runtime(
+            path,
+            catalog=catalog,
+            environ=ENVIRONMENT | os.environ,
+            watch=False,
+            control=True,
+            last_good="keep",
+        ) as runtime:
+            runtime.start()
+            yield runtime
+
+    def said(self, command: Command) -> bytes:
+        shown = b""
+        for arguments in (
+            ("status",),
+            ("status", "--all"),
+            ("status", "--history"),
+            ("plan",),
+            ("why", "v"),
+            ("events",),
+            ("reload", "--wait"),
+        ):
+            for form in ((), ("--json",)):
+                done = command(*arguments, *form, "--log-level", "debug")
+                assert done.returncode in (0, 1), done.stderr
+                shown += done.stdout + done.stderr
+        return shown
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            "{token: C, url: 's3://C:C@h', labels: ['a://k:C@b']}",
+            "{token: '${file:secret}', tokens: ['${env:E}', C]}",
+        ],
+    )
+    @pytest.mark.parametrize(
+        "then",
+        [
+            "{token: 'C-2', url: 's3://C:D@h'}",
+            "{token: C, zzz: C}",
+            "{token: [C]}",
+            "{token: 'C",
+            "{token: C: C}",
+        ],
+    )
+    def test_tells_nobody(
+        self, path: Path, command: Command, caplog: pytest.LogCaptureFixture, config: str, then: str
+    ) -> None:
+        self.save(path, config)
+        with caplog.at_level(logging.DEBUG), self.runtime(path) as runtime:
+            shown = self.said(command)
+            self.save(path, then)
+            shown += command("plan").stdout + command("plan", "--json").stdout
+            shown += self.said(command)
+            shown += repr(runtime.status()).encode() + repr(runtime.history()).encode()
+        assert CANARY.encode() not in shown, [line for line in shown.split(b"\n") if CANARY.encode() in line]
+        assert CANARY not in caplog.text
+
+    def test_keeps_no_secret(self, path: Path, tmp_path: Path) -> None:
+        self.save(path, "{token: '${file:secret}', tokens: ['${env:E}']}")
+        with self.runtime(path):
+            pass
+        self.save(path, "{token: C}")
+        with self.runtime(path) as runtime:
+            until(lambda: (it := runtime.status().last_good) is not None and it.problem)
+        kept = [it for it in (tmp_path / "state").rglob("*") if it.is_file()]
+        assert not [it for it in kept if CANARY in it.read_text()]

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-import shadowcat_registry.control as control_module
 from shadowcat_registry.cli.processes import GoneError, NoAnswerError, Process, processes_of
 from shadowcat_registry.control_socket import IS_SUPPORTED
 from shadowcat_registry.runtime import Runtime
@@ -194,7 +193,7 @@ class TestClientsThatHoldThingsUp:
     def test_silent_ones_make_room_for_who_asks(
         self, process: Process, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(control_module, "_MOST_CONNECTIONS", 3)
+        monkeypatch.setattr("shadowcat_registry.control._MOST_CONNECTIONS", 3)
         silent = [stack.enter_context(connect(process)) for _ in range(5)]
         for _ in range(3):
             assert process.ask("/v1/status")["state"] == "ok"
@@ -203,11 +202,11 @@ class TestClientsThatHoldThingsUp:
     def test_followers_leave_room_for_who_asks(
         self, process: Process, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(control_module, "_MOST_FOLLOWERS", 1)
+        monkeypatch.setattr("shadowcat_registry.event_feed.MOST_STREAMS", 1)
         events = process.stream("/v1/events", follow=1)
         with closing(events):  # type: ignore[type-var]  # it is a generator
             next(events)
-            with pytest.raises(NoAnswerError, match="1 clients follow the events already"):
+            with pytest.raises(NoAnswerError, match="clients follow the events already"):
                 next(process.stream("/v1/events", follow=1))
             assert process.ask("/v1/status")["state"] == "ok"
 
@@ -219,11 +218,11 @@ class TestClientsThatHoldThingsUp:
         manifest: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(control_module, "_QUEUED_EVENTS", 10)
+        monkeypatch.setattr("shadowcat_registry.event_feed._QUEUED_EVENTS", 10)
         deaf = stack.enter_context(connect(process))
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         deaf.sendall(b"GET /v1/events?follow=1 HTTP/1.1\r\n\r\n")
-        until(lambda: runtime._control is not None and runtime._control._followers)
+        until(lambda: runtime._control is not None and runtime._control._feed.stream_count)
         for number in range(400):  # more than all buffers hold
             runtime._subscribers.publish(_event(runtime, number))
         assert runtime.reload().result == "unchanged"
@@ -234,11 +233,11 @@ class TestClientsThatHoldThingsUp:
     def test_one_that_is_too_slow_is_let_go(
         self, runtime: Runtime, process: Process, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(control_module, "_QUEUED_EVENTS", 5)
+        monkeypatch.setattr("shadowcat_registry.event_feed._QUEUED_EVENTS", 5)
         events = process.stream("/v1/events", follow=1, replay=0)
         got: list[Any] = []
         reader = Running(lambda: got.extend(events))
-        until(lambda: runtime._control is not None and runtime._control._followers)
+        until(lambda: runtime._control is not None and runtime._control._feed.stream_count)
         number = 0
         while reader.is_running:  # sooner or later, it is behind
             runtime._subscribers.publish(_event(runtime, number))

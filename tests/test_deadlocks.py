@@ -31,6 +31,7 @@ def everything(registry, name):
     registry.get_default_config(name)
     registry.holders(name)
     registry.health(name)
+    registry.check(name)
     registry.find_by_capability("search")
     registry.add_init_hook(lambda _: None)
     registry.register(Factory("by-the-way"))

@@ -20,9 +20,9 @@ from shadowcat_registry.errors import ManifestError
 from shadowcat_registry.metadata import Config
 from shadowcat_registry.runtime import Runtime
 
-from .fakes import PATIENCE_SECONDS, Backend, Factory, Gate, Running, until
+from .fakes import PATIENCE_SECONDS, Backend, Factory, Gate, Running, give_up_at, until
 
-_TIMEOUT_SECONDS = 0.05
+_CLOSE_SECONDS = 0.05
 
 CHANGES: dict[str, dict[str, Any]] = {
     "add": {"providers": {"a": {}, "b": {}, "new": {}}},
@@ -118,7 +118,6 @@ class World:
         }
         document = {
             "version": 1,
-            "reload": {"step_timeout_seconds": _TIMEOUT_SECONDS},
             "defaults": {"provider": default},
             "providers": entries,
         }
@@ -142,7 +141,8 @@ def fault(kind: str) -> Fault:
 
 @pytest.fixture
 def world(tmp_path: Path, phase: str, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(reconcile_module, "CLOSE_PATIENCE_SECONDS", _TIMEOUT_SECONDS)
+    monkeypatch.setattr(reconcile_module, "CLOSE_PATIENCE_SECONDS", _CLOSE_SECONDS)
+    give_up_at(monkeypatch, fault.gate)
     world = World(tmp_path, phase, fault)
     yield world
     fault.is_armed = False

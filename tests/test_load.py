@@ -25,7 +25,7 @@ from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.errors import InvalidConfigError, ManifestError, ManifestNotFoundError
 from shadowcat_registry.load import load_manifest, parse_manifest
 from shadowcat_registry.manifest import Manifest
-from shadowcat_registry.metadata import Config, ProviderCapability
+from shadowcat_registry.metadata import Config, HealthPolicy, ProviderCapability
 from shadowcat_registry.parse import MAX_BYTES, MAX_FINDINGS
 
 VAULT_SCHEMA: dict[str, Any] = {
@@ -659,3 +659,27 @@ providers:
         shown += repr(pickle.dumps(caught.value))
         assert caught.value.findings
         assert CANARY not in shown or any(name in secret for name in names), shown
+
+
+class TestHealth:
+    def test_is_part_of_a_declaration_with_its_defaults(self) -> None:
+        text = (
+            b"version: 1\nproviders: {m: {type: memory, health: {interval_seconds: 7}}, n: {type: memory}}\n"
+        )
+        manifest = parse_manifest(text, PATH, Catalog())
+        assert manifest.providers["m"].health == HealthPolicy(interval_seconds=7, timeout_seconds=5)
+        assert manifest.providers["n"].health is None
+        assert manifest.warnings == ()
+
+    @pytest.mark.parametrize(
+        "health", ["{interval_seconds: 0}", "{timeout_seconds: no}", "[]", "{interval: 1}"]
+    )
+    def test_of_the_wrong_form_is_a_finding(self, health: str) -> None:
+        text = f"version: 1\nproviders: {{m: {{type: memory, health: {health}}}}}\n"
+        with pytest.raises(ManifestError, match="SC20"):
+            parse_manifest(text.encode(), PATH, Catalog())
+
+    def test_of_a_type_that_cannot_be_asked_is_a_warning(self) -> None:
+        text = b"version: 1\nproviders: {v: {type: vault, health: {}, config: {token: '${env:T}'}}}\n"
+        manifest = parse_manifest(text, PATH, Catalog([VaultFactory()]), {"T": "t"})
+        assert [(it.code, it.mark.line, it.mark.column) for it in manifest.warnings] == [("SC315", 2, 30)]

@@ -23,6 +23,7 @@ WITHOUT_EXAMPLE = {
     "SC306": "about a process",
     "SC307": "about several files",
     "SC308": "about several files",
+    "SC315": "about a provider type",
     "SC406": "about the permissions of a file",
     "SC501": "about a provider type",
     "SC502": "about a provider type",
@@ -41,6 +42,7 @@ WITHOUT_EXAMPLE = {
     "SC707": "about a process",
     "SC708": "about a process",
     "SC709": "about a process",
+    "SC710": "about a process",
     "SC901": "about a process",
 }
 WITH_EXAMPLE = sorted(CODES.keys() - WITHOUT_EXAMPLE.keys())

@@ -11,7 +11,7 @@ import pytest
 from shadowcat_registry import backoff
 from shadowcat_registry.errors import ProviderProtectedError
 
-from .fakes import Gate, Running, until
+from .fakes import Gate, Running, give_up_at, until
 from .worlds import World, refuse_connection
 
 
@@ -119,6 +119,17 @@ class TestRemovalInUse:
         until(lambda: "b" not in runtime.registry)
         assert world.serves() == {"a": {"n": 1}}
 
+    def test_what_is_refused_is_done_soon_after_the_last_lease(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(backoff, "_FIRST_SECONDS", 60.0)
+        runtime = world.start("a", {"on_removal_in_use": "reject"}, a={}, b={})
+        with runtime.registry.open_storage("b"):
+            world.write("a", a={"n": 1})
+            assert runtime.reload().result == "rejected"
+            assert (runtime.status().retry_in_seconds or 0) > 50
+        until(lambda: world.said[-1] == "committed")
+
     def test_a_refusal_is_said_once_and_names_its_holders_in_the_status(self, world: World) -> None:
         runtime = world.start("a", {"on_removal_in_use": "reject"}, a={}, b={})
         with runtime.registry.open_storage("b"):
@@ -159,11 +170,14 @@ class TestTryingAgain:
         runtime.reload()
         assert runtime.status().retry_in_seconds is None
 
-    def test_what_hangs_is_tried_when_it_comes_back(self, world: World) -> None:
+    def test_what_hangs_is_tried_when_it_comes_back(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         gate = Gate()
-        runtime = world.start("a", {"step_timeout_seconds": 0.05}, a={})
+        give_up_at(monkeypatch, gate)
+        runtime = world.start("a", a={})
         world.other.on_create = gate
-        world.write("b", {"step_timeout_seconds": 0.05}, b="other")
+        world.write("b", b="other")
         (finding,) = runtime.reload().findings
         assert finding.code == "SC705"
         assert (runtime.status().retry_in_seconds or 0) > 30, "it is in no hurry as long as it hangs"

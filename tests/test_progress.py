@@ -136,6 +136,7 @@ class TestWhatHangs:
                 _run(progress, gate, 0.01)
         with pytest.raises(OverdueError, match="8 earlier calls still hang"):
             _run(progress, lambda: pytest.fail("it is called"))
+        assert progress.run("closing", "a", lambda: 7, PATIENCE_SECONDS, has_to_be=True) == 7
         gates[0].open()
         until(lambda: len(progress.hanging()) < len(gates))
         assert _run(progress, lambda: 7) == 7

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,14 @@ class TestExamples:
     def test_the_tutorial_prints_what_it_says(self, tmp_path: Path) -> None:
         (tmp_path / "registry.yaml").write_text(MANIFESTS[0])
         (tmp_path / "broken.yaml").write_text(MANIFESTS[1])
+        (tmp_path / "health.yaml").write_text(next(text for text in MANIFESTS if "health:" in text))
+        try:
+            self.follow_the_tutorial(tmp_path)
+        finally:
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended what it has begun
+                os.kill(int((tmp_path / "run.pid").read_text()), signal.SIGKILL)
+
+    def follow_the_tutorial(self, tmp_path: Path) -> None:
         for language, block in BLOCKS:
             if language != "console":
                 continue

@@ -381,6 +381,14 @@ class TestCodeThatInterferes:
         assert list(world.registry) == ["a", "c"]
         assert world.registry.get_provider_info("c").revision == 1
 
+    def test_a_default_that_code_sets_meanwhile_is_not_left_dangling(self, world: World) -> None:
+        world.declare("a", a={}, b={})
+        self._meanwhile(world, 1, lambda: world.registry.set_default("b"))
+        report = world.declare("a", a={}, c={})
+        assert (report.added, report.removed) == (("c",), ("b",))
+        assert world.registry.snapshot().default == "a", "the manifest's own takes over again"
+        world.registry.get_default_storage().close()
+
     def test_one_that_never_stops_is_a_finding(self, world: World) -> None:
         world.declare("a", a={}, b={})
 

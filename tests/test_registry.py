@@ -739,18 +739,19 @@ class TestQueries:
         assert (list(before), before.generation) == (["a"], 1)
         assert (list(registry.snapshot()), registry.snapshot().generation) == (["a", "b"], 2)
 
-    def test_health_is_what_the_type_says(self, registry: StorageProviderRegistry) -> None:
+    def test_a_check_says_what_the_type_says(self, registry: StorageProviderRegistry) -> None:
         factory = Factory()
         registry.register(factory)
-        assert registry.health("fake") == "unknown"
+        assert str(registry.check("fake")) == "unknown"
         factory.check = lambda *_: None  # type: ignore[attr-defined]
-        assert registry.health("fake") == "healthy"
+        assert str(registry.check("fake")) == "healthy"
 
         def fail(*_: object) -> None:
             raise PermissionError(13, "Permission denied", "/tapes")
 
         factory.check = fail  # type: ignore[attr-defined]
-        assert registry.health("fake") == "failing: the storage failed: Permission denied: /tapes"
+        assert str(registry.check("fake")) == "failing: the storage failed: Permission denied: /tapes"
+        assert registry.health("fake").state == "unknown", "nobody asked for it to be followed"
         assert registry.get_provider_info("fake").instance_count == 0
 
 

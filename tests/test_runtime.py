@@ -27,7 +27,7 @@ from shadowcat_registry.marks import Mark
 from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.runtime import Runtime
 
-from .fakes import PATIENCE_SECONDS, Factory, Gate, Running, until
+from .fakes import PATIENCE_SECONDS, Factory, Gate, Running, give_up_at, until
 
 
 class World:
@@ -683,11 +683,12 @@ class TestStatus:
             runtime.reload()
             world.put("version: 2")
             runtime.reload()
-            applied, retiring, hanging = runtime.status().conditions
+            applied, retiring, hanging, healthy = runtime.status().conditions
         assert (applied.name, applied.is_true, applied.reason) == ("applied", False, "rejected")
         assert "SC202" in applied.message
         assert (retiring.name, retiring.is_true, retiring.message.split()[-1]) == ("retiring", True, "b")
         assert (hanging.name, hanging.is_true) == ("hanging", False)
+        assert (healthy.name, healthy.is_true) == ("healthy", True)
         assert applied.since is not None
         assert retiring.since is not None
         assert world.events[1].at >= retiring.since <= applied.since
@@ -812,6 +813,30 @@ class TestDoubt:
         runtime._tick()
         until(lambda: runtime._requests.done == runtime._requests.asked)
         assert (world.said, runtime.status().state) == (["started"], "ok")
+
+    def test_what_hangs_is_not_called_twice_to_make_sure(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gate = Gate()
+        give_up_at(monkeypatch, gate)
+        world.fake.on_create = None
+        runtime = world.use(world.make(watch=True, watch_mode="poll", poll_interval_seconds=60))
+        world.start("a", a={})
+        calls: list[str] = []
+
+        def hook(name: str) -> None:
+            calls.append(name)
+            gate()
+
+        runtime.registry.add_init_hook(hook)
+        world.write("a", a={}, b={})
+        runtime._tick()
+        until(lambda: world.said[-1] == "rejected")
+        assert calls == ["b"]
+        world.write("a", a={})
+        runtime.reload()
+        gate.open()
+        until(lambda: not runtime.status().hanging)
 
     def test_who_asks_gets_a_verdict_at_once(self, world: World) -> None:
         world.use(world.make(watch=True, watch_mode="poll", poll_interval_seconds=60))

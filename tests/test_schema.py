@@ -431,6 +431,7 @@ class TestCheckSchema:
             "version",
             "requires",
             "protect",
+            "health",
             "config",
         }
 

@@ -16,6 +16,12 @@ from ..errors import ManifestError, RegistryError
 from .output import fail
 
 _COMMANDS: Final = {
+    "check": "Whether each storage could be opened now; with --probe, whether it keeps a tape.",
+    "events": "What has happened in a running process, and what happens.",
+    "plan": "What a running process would do about the manifest as it is now.",
+    "reload": "Have a running process look at its manifest now.",
+    "status": "How a running process stands.",
+    "why": "Who holds a provider in a running process, and what keeps it.",
     "explain": "What a code of a finding means, with a wrong and a right example.",
     "doctor": "How changes of the manifest are noticed where it lies.",
     "demo": "The promise on one screen: record, edit the manifest underneath, lose nothing.",

@@ -72,6 +72,10 @@ def logging_options(function: _Command) -> _Command:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
+pid_option = click.option(
+    "--pid", type=int, metavar="PID", help="Which process, where several follow the manifest."
+)
+
 provider_option = click.option(
     "--provider", metavar="NAME", help="Which storage to use. [default: the manifest's default]"
 )

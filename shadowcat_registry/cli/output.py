@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from ..events import Event
 from ..metadata import format_time
 
 
@@ -46,6 +47,34 @@ def say_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     say(tabulate(cells, headers, tablefmt="plain", disable_numparse=True))
 
 
+def say_event(event: Event, *, as_json: bool) -> None:
+    """An event as it happens: lines for people, an object on one line for programs."""
+    if as_json:
+        say_json(event.as_json(), line=True)
+    else:
+        lines = [printable(line) for line in str(event).split("\n")]
+        say(f"{event.at.astimezone():%H:%M:%S}  " + "\n".join(lines))
+
+
+def moment(text: str | None) -> str:
+    """A time on the wire, in the time of whoever reads it: `2026-11-25 03:12:44`."""
+    return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}" if text is not None else "-"
+
+
+def age(seconds: float) -> str:
+    """`41 s`, `12 min`, `3.2 h`, `5 days`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
+
+
+def short_digest(digest: str | None) -> str:
+    """As much of it as tells two apart."""
+    return digest[:12] if digest is not None else "-"
+
+
 def size(size_bytes: object) -> str:
     """`1.4 MB`, in powers of 1,000 as disks are sold."""
     if not isinstance(size_bytes, int | float):
@@ -68,6 +97,8 @@ class JsonLogFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if (audit := getattr(record, "audit", None)) is not None:  # of the logger of that name
+            entry["audit"] = audit
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry)

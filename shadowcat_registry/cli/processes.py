@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import click
 
 from ..control_socket import IS_SUPPORTED, UNSUPPORTED, ControlSocket, find, manifest_key
+from ..errors import RegistryError
 from .output import fail, printable
 
 PATIENCE_SECONDS: Final = 5.0
@@ -23,7 +24,7 @@ _SILENCE_SECONDS: Final = 30.0
 """A stream of events says something every few seconds, if only that it is there."""
 
 
-class NoAnswerError(Exception):
+class NoAnswerError(RegistryError):
     """The process did not answer, or not to the question; the text says why."""
 
 
@@ -54,22 +55,23 @@ class Process:
         resource: str,
         *,
         method: str = "GET",
-        timeout_seconds: float = PATIENCE_SECONDS,
+        timeout_seconds: float | None = None,
         **query: object,
     ) -> dict[str, Any]:
-        """The answer to one question.
+        """The answer to one question, in time: within `PATIENCE_SECONDS`, if nothing else is said.
 
         Raises:
             GoneError: it has died.
             NoAnswerError: it does not answer in time, or says that it cannot.
         """
-        connection = _Connection(self.path, timeout_seconds)
+        patience = PATIENCE_SECONDS if timeout_seconds is None else timeout_seconds
+        connection = _Connection(self.path, patience)
         try:
             connection.request(method, _address(resource, query))
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise self._no_answer(error, timeout_seconds) from None
+            raise self._no_answer(error, patience) from None
         finally:
             connection.close()
         if response.status >= 400:
@@ -77,23 +79,26 @@ class Process:
         return answer if isinstance(answer, dict) else {}
 
     def stream(self, resource: str, **query: object) -> Iterator[dict[str, Any]]:
-        """Each object as it comes, until the process ends the stream.
+        """Each object as it comes, until the process ends the stream, or ends itself.
 
         Raises:
-            GoneError: it has died, also in the middle.
-            NoAnswerError: as `ask`.
+            GoneError, NoAnswerError: as `ask`; also where it says nothing for long.
         """
-        connection = _Connection(self.path, _SILENCE_SECONDS)
+        patience = PATIENCE_SECONDS
+        connection = _Connection(self.path, patience)
         try:
             connection.request("GET", _address(resource, query))
+            channel = connection.sock  # which the connection gives away with the last header
             response = connection.getresponse()
+            patience = _SILENCE_SECONDS
+            channel.settimeout(patience)
             if response.status >= 400:
                 raise NoAnswerError(f"process {self.pid}: {json.loads(response.read())['error']}")
-            while line := response.readline():
+            while line := _line(response):
                 if line.strip():
                     yield json.loads(line)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise self._no_answer(error, _SILENCE_SECONDS) from None
+            raise self._no_answer(error, patience) from None
         finally:
             connection.close()
 
@@ -106,9 +111,9 @@ class Process:
             return GoneError(f"process {self.pid} has ended")
         if isinstance(error, PermissionError):
             return NoAnswerError(f"process {self.pid} belongs to another user: ask as that user")
-        return NoAnswerError(
-            f"process {self.pid} broke off its answer ({type(error).__name__}): it is ending"
-        )
+        if isinstance(error, ConnectionError):
+            return GoneError(f"process {self.pid} broke off its answer: it is ending, or has died")
+        return NoAnswerError(f"process {self.pid} gave no answer that makes sense ({type(error).__name__})")
 
 
 def processes_of(manifest: Path) -> list[Process]:
@@ -180,6 +185,14 @@ def _is_same(one: str, other: Path) -> bool:
         return os.path.samefile(one, other)  # noqa: PTH121 - one is a name
     except OSError:
         return False
+
+
+def _line(response: http.client.HTTPResponse) -> bytes:
+    """The next one; nothing: it is over, one way or the other."""
+    try:
+        return response.readline()
+    except (ConnectionError, http.client.IncompleteRead):
+        return b""
 
 
 def _address(resource: str, query: dict[str, object]) -> str:

@@ -26,7 +26,7 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
         runtime.start()
         loaded = runtime.manifest
         registry = runtime.registry
-        infos = [replace(info, health=registry.health(info.name)) for info in registry.list_providers()]
+        infos = [replace(info, health=registry.check(info.name)) for info in registry.list_providers()]
     if loaded is None:
         raise RuntimeError("a started runtime has its manifest")
     if as_json:
@@ -60,4 +60,4 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
                 for info in infos
             ],
         )
-    context.exit(1 if any(info.health.startswith("failing") for info in infos) else 0)
+    context.exit(1 if any(info.health.state == "failing" for info in infos) else 0)

@@ -37,7 +37,7 @@ def command(context: click.Context, name: str, manifest: Path, as_json: bool) ->
         runtime.start()
         loaded = runtime.manifest
         info = runtime.registry.get_provider_info(name)
-        health = runtime.registry.health(name)
+        health = runtime.registry.check(name)
     if loaded is None:
         raise RuntimeError("a started runtime has its manifest")
     mark = loaded.provider_marks[name]
@@ -51,7 +51,7 @@ def command(context: click.Context, name: str, manifest: Path, as_json: bool) ->
                 "digest": loaded.digest,
                 "provider": info.as_json()
                 | {
-                    "health": health,
+                    "health": health.as_json(),
                     "mark": str(mark),
                     "config": config,
                     "origins": {format_pointer(at): origins.origin(at) for at, _ in _values(config)},
@@ -77,7 +77,7 @@ def command(context: click.Context, name: str, manifest: Path, as_json: bool) ->
             say_table(("CONFIG", "VALUE", "FROM"), rows)
         else:
             say("config:       -")
-    context.exit(1 if health.startswith("failing") else 0)
+    context.exit(1 if health.state == "failing" else 0)
 
 
 def _values(config: Mapping[str, Any]) -> Iterator[tuple[Pointer, Any]]:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,10 @@ class Running:
 
 
 @contextmanager
-def running(directory: Path, *arguments: str, stderr: int | None = None) -> Iterator[Running]:
+def started(directory: Path, *arguments: str, stderr: int | None = None) -> Iterator[Running]:
+    """A command as a process that goes on."""
     with subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "shadowcat_registry", "run", *arguments],
+        [sys.executable, "-W", "error", "-m", "shadowcat_registry", *arguments],
         cwd=directory,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -57,6 +58,10 @@ def running(directory: Path, *arguments: str, stderr: int | None = None) -> Iter
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+def running(directory: Path, *arguments: str, stderr: int | None = None) -> AbstractContextManager[Running]:
+    return started(directory, "run", *arguments, stderr=stderr)
 
 
 def save_in_place(path: Path, text: str) -> None:

@@ -74,7 +74,7 @@ class TestShow:
         assert answer["version"] == 1
         provider = answer["provider"]
         assert (provider["name"], provider["type"], provider["is_default"]) == ("scratch", "memory", False)
-        assert provider["health"] == "healthy"
+        assert provider["health"]["state"] == "healthy"
         assert provider["config"] == {"max_bytes": 70000, "max_tapes": 7}
         assert provider["origins"] == {"/max_bytes": f"{rich}:15:18", "/max_tapes": f"{rich}:5:25"}
 
