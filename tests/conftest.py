@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -57,7 +58,11 @@ def short_directory() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _surroundings_of_our_own() -> Iterator[None]:
-    """No test finds or leaves anything in the developer's home or among his running processes."""
+    """No test finds or leaves anything in the developer's home or among his running processes; and Ctrl-C
+    reaches the processes that it starts, which a shell's `&` would have them ignore."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch, short_directory() as directory:
         for variable in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
             (directory / variable).mkdir(mode=0o700)
