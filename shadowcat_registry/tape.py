@@ -164,6 +164,12 @@ def check_message(message: bytes) -> bytes:
     return message
 
 
+def check_direction(direction: str) -> None:
+    """Raises: ValueError: it is none."""
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction is one of {', '.join(DIRECTIONS)}, not {direction!r}")
+
+
 class FrameEncoder:
     """Builds the lines of one recording, in constant memory. Not thread-safe: its recorder is.
 
@@ -200,7 +206,8 @@ class FrameEncoder:
         try:
             head, middle = self._heads[direction], self._middles[direction]
         except KeyError:
-            raise ValueError(f"direction is one of {', '.join(DIRECTIONS)}, not {direction!r}") from None
+            check_direction(direction)
+            raise
         self.last_ms = elapsed_ms = (self._clock_ns() - self._zero_ns) // 1_000_000
         second, milli = divmod(self._started_ms + elapsed_ms, 1000)
         if second != self._second:

@@ -69,6 +69,7 @@ RANKS: dict[str, float] = {
     "following": 2.1,
     "durability": 2.2,
     "use": 2.3,
+    "frame_queue": 2.3,
     "recorder": 2.4,
     "storage": 3,
     "providers": 3,
