@@ -213,12 +213,8 @@ class TapeRecorder:
             self.tape.check_open()
             if self._sync.failure is not None:
                 self._sync.check()
-            first, encode = self._next_seq, self._encoder.encode
-            lines: list[bytes] = []
-            times_ms: list[int] = []
-            for seq, (direction, message) in enumerate(batch, first):
-                lines.append(encode(direction, message, seq))
-                times_ms.append(self._encoder.last_ms)
+            first = self._next_seq
+            lines = self._encoder.encode_many(batch, first)
             seqs = range(first, first + len(lines))
             if not lines:
                 return seqs
@@ -231,8 +227,8 @@ class TapeRecorder:
                     raise translate(error) from error
             else:
                 self._full_reason = ""
-                for seq, (direction, _), ts_ms, line in zip(seqs, batch, times_ms, lines, strict=True):
-                    self._counters.add_frame(direction, seq, ts_ms, len(line))
+                directions = [direction for direction, _ in batch]
+                self._counters.add_frames(directions, first, lines, self._encoder.last_ms)
             line_count = self._counters.line_count
         self._appended(line_count)
         return seqs
