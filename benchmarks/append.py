@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shadowcat_registry.providers.filesystem import FilesystemBackend
+from shadowcat_registry.providers.filesystem.backend import FilesystemBackend
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tape import Direction
 from shadowcat_registry.use import Source, Use
