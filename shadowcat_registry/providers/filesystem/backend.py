@@ -52,7 +52,7 @@ from .files import (
     sync_directory,
     whole_lines,
 )
-from .listing import Listing, copied
+from .listing import Known, Listing
 from .locks import WriteLock, directory_lock
 from .places import TAPE, Layout, Places
 
@@ -240,12 +240,12 @@ class FilesystemBackend:
         items: list[dict[str, Any]] = []
         more = False
         for tape_id, folder in islice(names, first, None):
-            meta = self._listed(folder, tape_id)
-            if meta is not None and query.matches(meta):
+            known = self._listed(folder, tape_id)
+            if known is not None and query.matches(known.metadata):
                 if len(items) == limit:
                     more = True
                     break
-                items.append(copied(meta))
+                items.append(known.copy())
         if self._listing.is_worth_saving:
             with suppress(OSError), self._directory_lock():
                 self._listing.save()
@@ -275,29 +275,30 @@ class FilesystemBackend:
             return None
         return status if stat.S_ISREG(status.st_mode) and status.st_size else None
 
-    def _listed(self, folder: Path, tape_id: str) -> dict[str, Any] | None:
-        """Metadata for a listing, which one bad file must not break; None: no tape after all. It is to be
-        copied, not changed."""
-        if self._tape_status(folder, tape_id) is None:
-            return None
+    def _listed(self, folder: Path, tape_id: str) -> Known | None:
+        """Metadata for a listing, which one bad file must not break; None: no tape after all."""
+        are_tapes = self._listing.are_tapes(folder)
+        if tape_id not in are_tapes:
+            if self._tape_status(folder, tape_id) is None:
+                return None
+            are_tapes.add(tape_id)
         try:
             status = os.lstat(f"{folder}/{tape_id}{_META}")
         except FileNotFoundError:
             pass
         else:
-            known = self._listing.metadata(tape_id, status)
+            known = self._listing.known(tape_id, status)
             if known is not None:
                 return known
             try:
                 text = self._metadata_text(folder, tape_id)
                 if text is not None:
                     meta = {**load_metadata(tape_id, text), "tape_id": tape_id}
-                    self._listing.remember(tape_id, status, meta)
-                    return meta
+                    return self._listing.remember(tape_id, status, meta)
             except (InvalidMetadataError, OSError) as error:
                 self._logger.warning("listing tape %s by its init line: %s", tape_id, error)
         try:
-            return self._made_metadata(folder, tape_id)
+            return Known.of((0, 0, 0, 0), self._made_metadata(folder, tape_id))
         except (InvalidTapeError, InvalidTapeIdError, TapeNotFoundError):
             return None
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from ...errors import InvalidTapeIdError
 from ...tape import check_tape_id
@@ -33,9 +33,24 @@ Stamps = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class Known:
+    """The metadata of a tape, which is handed out as a copy only."""
+
     stamps: Stamps
     metadata: dict[str, Any]
+    nested: tuple[str, ...]
+    """The keys under which something lies that a shallow copy would share."""
+
+    @classmethod
+    def of(cls, stamps: Stamps, metadata: dict[str, Any]) -> Self:
+        nested = tuple(key for key, value in metadata.items() if isinstance(value, dict | list))
+        return cls(stamps, metadata, nested)
+
+    def copy(self) -> dict[str, Any]:
+        made = self.metadata.copy()
+        for key in self.nested:
+            made[key] = _copied(made[key])
+        return made
 
 
 class Listing:
@@ -45,7 +60,8 @@ class Listing:
         self._places = places
         self._names: dict[Path, tuple[tuple[int, int], list[str]]] = {}
         self._merged: tuple[list[list[str]], list[tuple[str, Path]]] = ([], [])
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Known] = {}
+        self._are_tapes: dict[Path, set[str]] = {}
         self._is_loaded = False
         self._unsaved = 0
 
@@ -75,6 +91,7 @@ class Listing:
         known = self._names.get(folder)
         if known is not None and known[0] == stamps:
             return known[1]
+        self._are_tapes.pop(folder, None)
         began = time.time_ns()
         names = []
         with suppress(FileNotFoundError), os.scandir(folder) as entries:
@@ -87,19 +104,25 @@ class Listing:
             self._names[folder] = stamps, names
         return names
 
-    def metadata(self, tape_id: str, status: os.stat_result) -> dict[str, Any] | None:
-        """What is known of a metadata file with these stamps; to be copied, not changed."""
-        known = self._known.get(tape_id)
-        return known.metadata if known is not None and known.stamps == _stamps(status) else None
+    def are_tapes(self, folder: Path) -> set[str]:
+        """Which names in it were seen to be those of tapes since a name came or went there last; to be added
+        to."""
+        return self._are_tapes.setdefault(folder, set())
 
-    def remember(self, tape_id: str, status: os.stat_result, metadata: dict[str, Any]) -> None:
+    def known(self, tape_id: str, status: os.stat_result) -> Known | None:
+        """What is known of a metadata file with these stamps."""
+        known = self._known.get(tape_id)
+        return known if known is not None and known.stamps == _stamps(status) else None
+
+    def remember(self, tape_id: str, status: os.stat_result, metadata: dict[str, Any]) -> Known:
         """`status` was taken before the file was read."""
-        if time.time_ns() - status.st_ctime_ns <= _SETTLED_NS:
-            return
-        if len(self._known) >= _MOST_REMEMBERED:
-            self._known.clear()
-        self._known[tape_id] = _Known(_stamps(status), metadata)
-        self._unsaved += 1
+        known = Known.of(_stamps(status), metadata)
+        if time.time_ns() - status.st_ctime_ns > _SETTLED_NS:
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            self._known[tape_id] = known
+            self._unsaved += 1
+        return known
 
     def load(self) -> None:
         """Once: what another process left. Whatever is wrong with it, it is not there."""
@@ -107,7 +130,7 @@ class Listing:
             return
         self._is_loaded = True
         for tape_id, stamps, metadata in self._saved():
-            self._known.setdefault(tape_id, _Known(stamps, metadata))
+            self._known.setdefault(tape_id, Known.of(stamps, metadata))
 
     def _saved(self) -> Iterator[tuple[str, Stamps, dict[str, Any]]]:
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -143,13 +166,11 @@ class Listing:
             temporary.replace(self._places.directory / INDEX_NAME)
 
 
-def copied(value: Any) -> Any:
+def _copied(value: Any) -> Any:
     """A copy of JSON values, faster than `deepcopy`."""
     if isinstance(value, dict):
-        return {key: copied(item) if isinstance(item, dict | list) else item for key, item in value.items()}
-    if isinstance(value, list):
-        return [copied(item) if isinstance(item, dict | list) else item for item in value]
-    return value
+        return {key: _copied(item) if isinstance(item, dict | list) else item for key, item in value.items()}
+    return [_copied(item) if isinstance(item, dict | list) else item for item in value]
 
 
 def _stamps(status: os.stat_result) -> Stamps:
