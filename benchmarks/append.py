@@ -1,29 +1,37 @@
-"""Appending frames to a file: ours beside the bare calls that it cannot beat, in one run.
+"""Appending frames to the filesystem provider, beside the bare calls that it cannot beat, in one run.
 
-Prints ratios to one `os.write` per line of the same bytes, and how much memory grows while few and many
-frames are recorded. Absolute times depend on the machine.
+The baseline of a batch is a file with a buffer of 64 KiB into which the same envelopes are built; that of a
+frame is one `os.write` of a line that is there already; that of a durable frame is a write and an
+`fdatasync`. Prints ratios. Absolute times depend on the machine, and so does how much the threads of
+asyncio and of the waiting appenders get in each other's way.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import tempfile
+import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from shadowcat_registry.providers.filesystem import FilesystemBackend
+from shadowcat_registry.backend import UNSYNCED, Durability
+from shadowcat_registry.providers.filesystem.backend import FilesystemBackend
 from shadowcat_registry.storage import TapeStorage
-from shadowcat_registry.tape import Direction
+from shadowcat_registry.tape import Direction, FrameEncoder
 from shadowcat_registry.use import Source, Use
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 7
 BATCH = 64
+COROUTINES = 256
+THREADS = 256
 FRAMES = 11_209
 MEMORY_10K = ROOT.parent / "shared" / "tapes" / "5fde4927-efc3-438b-8a77-f11e08dafe97.jsonl"
 
@@ -44,14 +52,16 @@ def load_frames() -> tuple[str, list[Frame]]:
     return source, (frames * (FRAMES // len(frames) + 1))[:FRAMES]
 
 
-def open_storage(directory: Path) -> TapeStorage:
-    backend = FilesystemBackend(directory, logging.getLogger("benchmark"))
+def open_storage(directory: Path, durability: Durability = UNSYNCED) -> TapeStorage:
+    backend = FilesystemBackend(directory, logging.getLogger("benchmark"), durability=durability)
     return TapeStorage(Use(Source.of(backend, "benchmark")))
 
 
-def record(directory: Path, frames: list[Frame], *, batch: int = 1) -> float:
+def record(
+    directory: Path, frames: list[Frame], *, batch: int = 1, durability: Durability = UNSYNCED
+) -> float:
     """Seconds for the appends alone."""
-    with open_storage(directory) as storage, storage.record("s", tape_id="t") as tape:
+    with open_storage(directory, durability) as storage, storage.record("s", tape_id="t") as tape:
         start = time.perf_counter()
         if batch == 1:
             append = tape.append
@@ -63,23 +73,76 @@ def record(directory: Path, frames: list[Frame], *, batch: int = 1) -> float:
         return time.perf_counter() - start
 
 
-def write_each(path: Path, lines: list[bytes]) -> float:
+def record_from_coroutines(directory: Path, frames: list[Frame]) -> float:
+    """Each of many coroutines awaits each of its frames."""
+
+    async def main() -> float:
+        with open_storage(directory) as storage:
+            async with await storage.arecord("s", tape_id="t") as tape:
+
+                async def append(own: Sequence[Frame]) -> None:
+                    for direction, message in own:
+                        await tape.aappend(direction, message)
+
+                start = time.perf_counter()
+                await asyncio.gather(*(append(frames[first::COROUTINES]) for first in range(COROUTINES)))
+                return time.perf_counter() - start
+
+    return asyncio.run(main())
+
+
+def record_batches_from_a_coroutine(directory: Path, frames: list[Frame]) -> float:
+    async def main() -> float:
+        with open_storage(directory) as storage:
+            async with await storage.arecord("s", tape_id="t") as tape:
+                start = time.perf_counter()
+                for first in range(0, len(frames), BATCH):
+                    await tape.aappend_many(frames[first : first + BATCH])
+                return time.perf_counter() - start
+
+    return asyncio.run(main())
+
+
+def record_from_threads(directory: Path, frames: list[Frame], durability: Durability) -> float:
+    """Each of many threads waits until each of its frames is durable."""
+    with open_storage(directory, durability) as storage, storage.record("s", tape_id="t") as tape:
+        start = threading.Barrier(THREADS + 1)
+
+        def append(own: Sequence[Frame]) -> None:
+            start.wait()
+            for direction, message in own:
+                tape.append(direction, message)
+
+        threads = [threading.Thread(target=append, args=(frames[n::THREADS],)) for n in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        start.wait()
+        began = time.perf_counter()
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - began
+
+
+def write_each(path: Path, lines: list[bytes], sync: Callable[[int], object] = lambda _: None) -> float:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         start = time.perf_counter()
         for line in lines:
             os.write(fd, line)
+            sync(fd)
         return time.perf_counter() - start
     finally:
         os.close(fd)
 
 
-def write_buffered(path: Path, lines: list[bytes]) -> float:
-    with path.open("ab") as file:
+def write_buffered(path: Path, frames: list[Frame]) -> float:
+    """The same envelopes, built one by one, into a buffer of 64 KiB."""
+    encode = FrameEncoder("s", datetime.now(UTC)).encode
+    with path.open("ab", buffering=1 << 16) as file:
         start = time.perf_counter()
-        for line in lines:
-            file.write(line)
-            file.flush()
+        for seq, (direction, message) in enumerate(frames):
+            file.write(encode(direction, message, seq))
+        file.flush()
         return time.perf_counter() - start
 
 
@@ -104,6 +167,16 @@ def peak_growth_bytes(frames: list[Frame]) -> int:
             tracemalloc.stop()
 
 
+def best_of(ways: dict[str, Callable[[Path], float]], rounds: int = ROUNDS) -> dict[str, float]:
+    """The shortest seconds of each, which take turns, so that a busy moment meets all of them."""
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(rounds):
+        for name, way in ways.items():
+            with tempfile.TemporaryDirectory() as directory:
+                best[name] = min(best[name], way(Path(directory)))
+    return best
+
+
 def main() -> None:
     source, frames = load_frames()
     with tempfile.TemporaryDirectory() as directory:
@@ -112,20 +185,41 @@ def main() -> None:
     records = [json.loads(line) for line in lines]
     ways: dict[str, Callable[[Path], float]] = {
         "os.write per line": lambda d: write_each(d / "x", lines),
-        "buffered write + flush per line": lambda d: write_buffered(d / "x", lines),
+        "buffer of 64 KiB, same envelopes": lambda d: write_buffered(d / "x", frames),
         "json.dumps + os.write per record": lambda d: write_dumped(d / "x", records),
         "append": lambda d: record(d, frames),
+        "append, durability: interval": lambda d: record(d, frames, durability=Durability("interval")),
         f"append_many of {BATCH}": lambda d: record(d, frames, batch=BATCH),
+        f"aappend_many of {BATCH}": lambda d: record_batches_from_a_coroutine(d, frames),
+        f"aappend, {COROUTINES} coroutines": lambda d: record_from_coroutines(d, frames),
     }
-    best = dict.fromkeys(ways, float("inf"))
-    for _ in range(ROUNDS):  # in turn, so that a busy moment meets all of them
-        for name, way in ways.items():
-            with tempfile.TemporaryDirectory() as directory:
-                best[name] = min(best[name], way(Path(directory)))
-    bare = best["os.write per line"]
+    best = best_of(ways)
+    each, buffered = best["os.write per line"], best["buffer of 64 KiB, same envelopes"]
+    batched = best[f"append_many of {BATCH}"]
     print(f"{len(frames)} frames of {source}, {sum(map(len, lines)) / len(lines):.0f} bytes a line")
-    print(f"{'':34}{'frames/s':>12}{'ratio':>8}")
+    print(f"{'':34}{'frames/s':>12}{'x write':>9}{'x buffer':>9}{'x batch':>9}")
     for name, seconds in best.items():
-        print(f"{name:34}{len(frames) / seconds:>12,.0f}{bare / seconds:>8.2f}")
-    few, many = peak_growth_bytes(frames[:1000]), peak_growth_bytes(frames)
-    print(f"peak memory while recording: 1,000 frames {few:,} bytes, {len(frames):,} frames {many:,} bytes")
+        ratios = "".join(f"{base / seconds:>9.2f}" for base in (each, buffered, batched))
+        print(f"{name:34}{len(frames) / seconds:>12,.0f}{ratios}")
+
+    few = frames[:500]
+    sync = getattr(os, "fdatasync", os.fsync)
+    durable = best_of(
+        {
+            "write + fdatasync per line": lambda d: write_each(d / "x", lines[:500], sync),
+            "append, durability: frame": lambda d: record(d, few, durability=Durability("frame")),
+            f"the same, {THREADS} threads wait at once": lambda d: (
+                record_from_threads(d, frames, Durability("frame")) * len(few) / len(frames)
+            ),
+        },
+        3,
+    )
+    bare = durable["write + fdatasync per line"]
+    print(f"\n{'durable frames':38}{'frames/s':>10}{'ratio':>8}")
+    for name, seconds in durable.items():
+        print(f"{name:38}{len(few) / seconds:>10,.0f}{bare / seconds:>8.2f}")
+
+    least, most = peak_growth_bytes(frames[:1000]), peak_growth_bytes(frames)
+    print(
+        f"\npeak memory while recording: 1,000 frames {least:,} bytes, {len(frames):,} frames {most:,} bytes"
+    )

@@ -36,12 +36,15 @@ async def off_loop(
 
 
 class Lane:
-    """Calls in the order in which they were asked for, one at a time, off the loop. From any loop."""
+    """Calls in the order in which they were asked for, one at a time, off the loop. From any loop.
 
-    def __init__(self) -> None:
+    Its thread waits `linger_seconds` for more, for those who ask often and would start one each time."""
+
+    def __init__(self, linger_seconds: float = 0.0) -> None:
+        self._linger_seconds = linger_seconds
         # Guards the two below; nothing is called under it, so that a loop never waits for it noticeably.
-        self._lock = threading.Lock()
-        self._waiting: deque[_Job[Any]] = deque()
+        self._condition = threading.Condition(threading.Lock())
+        self._waiting: deque[_Job[Any] | _Call] = deque()
         self._busy = False
 
     async def run(
@@ -53,17 +56,7 @@ class Lane:
     ) -> _T:
         """As `off_loop`, when all that was asked for before has been done."""
         job = _Job(call, discard, surely)
-        with self._lock:
-            self._waiting.append(job)
-            starts, self._busy = not self._busy, True
-        if starts:
-            try:
-                threading.Thread(target=self._work, name=_THREAD_NAME, daemon=True).start()
-            except BaseException:
-                with self._lock:
-                    self._waiting.remove(job)
-                    self._busy = False
-                raise
+        self._add(job)
         try:
             return await job.future
         except asyncio.CancelledError:
@@ -73,15 +66,51 @@ class Lane:
             job.is_given_up = True
             raise
 
+    def linger(self, seconds: float) -> None:
+        """From now on, wait so long for more."""
+        with self._condition:
+            self._linger_seconds = seconds
+            self._condition.notify()
+
+    def post(self, call: Callable[[], object]) -> None:
+        """The same for a call that nobody awaits; it must not raise."""
+        self._add(_Call(call))
+
+    def _add(self, job: _Job[Any] | _Call) -> None:
+        with self._condition:
+            self._waiting.append(job)
+            starts, self._busy = not self._busy, True
+            if not starts:
+                self._condition.notify()
+        if starts:
+            try:
+                threading.Thread(target=self._work, name=_THREAD_NAME, daemon=True).start()
+            except BaseException:
+                with self._condition:
+                    self._waiting.remove(job)
+                    self._busy = False
+                raise
+
     def _work(self) -> None:
         while True:
-            with self._lock:
+            with self._condition:
+                if not self._waiting and self._linger_seconds:
+                    self._condition.wait(self._linger_seconds)
                 if not self._waiting:
                     self._busy = False
                     return
                 job = self._waiting.popleft()
             job.run()
             del job  # or its result would live until the next one comes
+
+
+class _Call:
+    """One that nobody awaits."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.run = call
 
 
 class _Job(Generic[_T]):

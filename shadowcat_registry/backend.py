@@ -209,6 +209,11 @@ class TapeStorageBackend(Protocol):
 
     It may have `free_bytes() -> int`, of its medium: without it, `min_free_bytes` does not bind.
 
+    It may have `new_tape_id() -> str`, for a tape that is begun without an id. Without it, that is a UUID.
+
+    It may have `tail(tape_id) -> Iterator[bytes]`, for `follow`: as `read`, and with a `close()`; once at its
+    end, it can be asked again for what has come since. Without it, `read` is asked from the last frame on.
+
     It may have `torn(tape_id) -> bytes`, for `read(raw=True)`: what follows the last newline of a tape;
     `backup(destination, replace, progress)` and `damages() -> Iterator[str]`, as `back_up` and `find_damages`
     in `tapes.wholes` promise them.

@@ -1,11 +1,13 @@
-"""Who waits for more of a tape: rung for by the recorders of this process, so that nobody has to look often.
-
-Knows neither tapes nor storages.
+"""Who waits for more of a tape: rung for by the recorders of this process, so that nobody has to look often;
+and which lines of a look are new. Knows no storages.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+
+from .tape import frame_seq
 
 
 class Follower:
@@ -54,3 +56,40 @@ class Followers:
         for follower in self.all:
             if follower.owner is owner:
                 follower.rung.set()
+
+
+class Behind(Iterator[bytes]):
+    """As `lines_after`, on lines which go on after their end: so does this."""
+
+    def __init__(self, lines: Iterator[bytes], after_seq: int) -> None:
+        self._lines = lines
+        self._after_seq = after_seq
+
+    def __next__(self) -> bytes:
+        line = next(self._lines)
+        while self._after_seq >= 0:
+            seq = frame_seq(line)
+            if seq is not None and seq >= self._after_seq:
+                is_wanted = seq > self._after_seq
+                self._after_seq = -1
+                if is_wanted:
+                    break
+            line = next(self._lines)
+        return line
+
+
+class Counted(Iterator[bytes]):
+    """Lines, and how to find the place behind them again: so many behind the frame with the highest seq."""
+
+    def __init__(self, lines: Iterator[bytes], seq: int, skip: int) -> None:
+        self._lines = lines
+        self.seq, self.skip = seq, skip
+
+    def __next__(self) -> bytes:
+        line = next(self._lines)
+        seq = frame_seq(line)
+        if seq is not None and seq > self.seq:
+            self.seq, self.skip = seq, 0
+        else:
+            self.skip += 1
+        return line

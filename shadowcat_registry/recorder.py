@@ -30,7 +30,7 @@ from .translation import translate, translated
 from .use import FORKED, Use
 
 if TYPE_CHECKING:
-    from .aio import Lane
+    from .frame_queue import FrameQueue
     from .storage import TapeStorage  # only a word in a signature: nothing is imported from above
 
 _logger = logging.getLogger(__name__)
@@ -213,12 +213,8 @@ class TapeRecorder:
             self.tape.check_open()
             if self._sync.failure is not None:
                 self._sync.check()
-            first, encode = self._next_seq, self._encoder.encode
-            lines: list[bytes] = []
-            times_ms: list[int] = []
-            for seq, (direction, message) in enumerate(batch, first):
-                lines.append(encode(direction, message, seq))
-                times_ms.append(self._encoder.last_ms)
+            first = self._next_seq
+            lines = self._encoder.encode_many(batch, first)
             seqs = range(first, first + len(lines))
             if not lines:
                 return seqs
@@ -231,8 +227,8 @@ class TapeRecorder:
                     raise translate(error) from error
             else:
                 self._full_reason = ""
-                for seq, (direction, _), ts_ms, line in zip(seqs, batch, times_ms, lines, strict=True):
-                    self._counters.add_frame(direction, seq, ts_ms, len(line))
+                directions = [direction for direction, _ in batch]
+                self._counters.add_frames(directions, first, lines, self._encoder.last_ms)
             line_count = self._counters.line_count
         self._appended(line_count)
         return seqs
@@ -343,26 +339,32 @@ class TapeRecorder:
         except RegistryError as failure:  # the error that ends the block says more
             _logger.warning("tape %s could not be marked as aborted: %s", self.tape_id, failure)
 
-    # -- awaited: off the loop, one after the other, in the order in which they were asked for
+    # -- awaited: off the loop, in the order in which they were asked for, frames in batches
 
     async def aappend(self, direction: Direction, message: bytes) -> int:
-        """`append`, awaited. Many may wait at once; each is answered when its frame outlives this process.
-        One that is cancelled may have been recorded already."""
-        return await self._lane().run(partial(self.append, direction, message))
+        """`append`, awaited. Any number may wait at once, from any loops: their frames are written together,
+        and each is answered when its own is. One that is cancelled before that is not recorded, or was
+        already."""
+        return await self._queue().append(self.append_many, direction, message)
+
+    async def aappend_many(self, frames: Iterable[tuple[Direction, bytes]]) -> range:
+        """`append_many`, awaited, behind every frame that was asked for before."""
+        batch = tuple(frames)  # here: an iterable may belong to its loop
+        return await self._queue().run(partial(self.append_many, batch))
 
     async def aflush(self, durable: bool = False) -> None:
         """`flush`, awaited, behind every frame that was asked for before."""
-        await self._lane().run(partial(self.flush, durable))
+        await self._queue().run(partial(self.flush, durable))
 
     async def afinalize(self) -> None:
         """`finalize`, awaited, behind every frame that was asked for before. It goes on also if it is
         cancelled."""
-        await self._lane().run(self.finalize, surely=True)
+        await self._queue().end(self.finalize)
 
     async def aabort(self) -> None:
         """`abort`, awaited, behind every frame that was asked for before. It goes on also if it is
         cancelled."""
-        await self._lane().run(self.abort, surely=True)
+        await self._queue().end(self.abort)
 
     async def __aenter__(self) -> Self:
         return self
@@ -370,15 +372,17 @@ class TapeRecorder:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._lane().run(partial(self.__exit__, kind, error, trace), surely=True)
+        await self._queue().end(partial(self.__exit__, kind, error, trace))
 
-    def _lane(self) -> Lane:
-        from .aio import Lane
-
-        if self.tape.use.state == FORKED:  # the parent's lane may look busy here for ever
+    def _queue(self) -> FrameQueue:
+        if self.tape.use.state == FORKED:  # the parent's may look busy here for ever
             self.tape.check_open()
-        lane: Lane = self.__dict__.setdefault("_own_lane", Lane())  # one step: of two, the first counts
-        return lane
+        queue: FrameQueue | None = self.__dict__.get("_own_queue")
+        if queue is None:
+            from .frame_queue import FrameQueue
+
+            queue = self.__dict__.setdefault("_own_queue", FrameQueue())  # one step: of two, the first counts
+        return queue
 
 
 def encoder_for(init: Mapping[str, Any], counters: TapeCounters) -> FrameEncoder:

@@ -17,7 +17,7 @@ from typing import Any, Final, Self, TypeVar, cast
 from .awaited import AwaitedReads, take
 from .backend import Appender, Durability, Page, RepairReport, SearchPage, StorageStats, TapeQuery
 from .errors import RecorderOpenError, RegistryForkedError, StorageClosedError, UnsupportedCapabilityError
-from .following import Follower
+from .following import Behind, Counted, Follower
 from .metadata import ProviderCapability
 from .recorder import OnFull, TapeRecorder
 from .retention import Retention
@@ -26,7 +26,6 @@ from .tape import (
     TapeCounters,
     check_tape_id,
     dump_metadata,
-    frame_seq,
     make_init_line,
     make_metadata,
     new_tape_id,
@@ -118,21 +117,28 @@ class TapeStorage(AwaitedReads):
         protocol_version: str | None = None,
         on_full: OnFull = "raise",
     ) -> TapeRecorder:
-        """Begin a tape; without a `tape_id` it gets a new UUID. With `on_full="drop"`, a frame for which
-        there is no space is left out and counted, and recording goes on when there is space again.
+        """Begin a tape; without a `tape_id` it gets a new one, a UUID unless the storage has its own. With
+        `on_full="drop"`, a frame for which there is no space is left out and counted, and recording goes on
+        when there is space again.
 
         Raises:
             InvalidTapeIdError, TapeExistsError, TapeBusyError, StorageClosedError.
         """
         if isinstance(tags, str):
             raise TypeError("tags are a collection of strings, not one string")
-        tape_id = check_tape_id(new_tape_id() if tape_id is None else tape_id)
+        tape_id = check_tape_id(self._new_tape_id() if tape_id is None else tape_id)
         now = datetime.now(UTC)
         # The format has milliseconds: what is written must be what the frames are counted from.
         started_at = now.replace(microsecond=now.microsecond // 1000 * 1000)
         init_line = make_init_line(tape_id, session_id, started_at, protocol_version)
         init = parse_init_line(init_line, tape_id)
         return self.adopt(init_line, make_metadata(init, "recording", name=name, tags=tags), on_full)
+
+    def _new_tape_id(self) -> str:
+        self._check_open()
+        if hasattr(self.use.source.backend, "new_tape_id"):
+            return cast(str, self._call("new_tape_id"))
+        return new_tape_id()
 
     async def arecord(
         self,
@@ -293,30 +299,45 @@ class TapeStorage(AwaitedReads):
         followers = use.source.followers
         followers.add(follower)
         look_seconds = _LOOK_SECONDS
-        skip = 0  # lines behind the frame `seq`, the highest so far, that have been given out
         try:
-            while use.state == OPEN and not follower.is_stopped:
-                follower.rung.clear()  # before the look: whatever comes later rings again
-                has_ended = self._call("get_meta", tape_id)[0].get("status") != "recording"
-                before = seq, skip
-                with closing(self._lines(tape_id, self._call("read", tape_id, seq), None)) as lines:
-                    next(islice(lines, skip, skip), None)
+            with closing(self._looks(tape_id, seq)) as looks:
+                while use.state == OPEN and not follower.is_stopped:
+                    follower.rung.clear()  # before the look: whatever comes later rings again
+                    has_ended = self._call("get_meta", tape_id)[0].get("status") != "recording"
+                    look_seconds = min(2 * look_seconds, _REST_SECONDS)
+                    lines = next(looks)
                     while (batch := take(lines)) and use.state == OPEN:
-                        for line in batch:
-                            found = frame_seq(line)
-                            seq, skip = (found, 0) if found is not None and found > seq else (seq, skip + 1)
+                        look_seconds = _LOOK_SECONDS
                         yield batch
-                if has_ended:
-                    return
-                grown = before != (seq, skip)
-                look_seconds = _LOOK_SECONDS if grown else min(2 * look_seconds, _REST_SECONDS)
-                if not follower.is_stopped:
-                    follower.rung.wait(look_seconds)
+                    if has_ended:
+                        return
+                    if not follower.is_stopped:
+                        follower.rung.wait(look_seconds)
         except StorageClosedError:
             if use.state == OPEN:  # it is something else that is closed
                 raise
         finally:
             followers.remove(follower)
+
+    def _looks(self, tape_id: str, seq: int) -> Generator[Iterator[bytes], None, None]:
+        """Without end: the lines that have come since the last look, each of which has to be read out."""
+        if hasattr(self.use.source.backend, "tail"):
+            growing: Iterator[bytes] = self._call("tail", tape_id)
+            try:
+                behind = Behind(growing, seq)
+                while True:
+                    with closing(self._lines(tape_id, behind, None)) as lines:
+                        yield lines
+            finally:
+                with translated:
+                    _close(growing)
+        skip = 0  # lines behind the frame `seq`, the highest so far, that have been given out
+        while True:
+            with closing(self._lines(tape_id, self._call("read", tape_id, seq), None)) as lines:
+                next(islice(lines, skip, skip), None)
+                counted = Counted(lines, seq, skip)
+                yield counted
+                seq, skip = counted.seq, counted.skip
 
     def _with_torn(self, lines: Iterator[bytes], tape_id: str) -> Iterator[bytes]:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic_ns
@@ -164,6 +164,12 @@ def check_message(message: bytes) -> bytes:
     return message
 
 
+def check_direction(direction: str) -> None:
+    """Raises: ValueError: it is none."""
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction is one of {', '.join(DIRECTIONS)}, not {direction!r}")
+
+
 class FrameEncoder:
     """Builds the lines of one recording, in constant memory. Not thread-safe: its recorder is.
 
@@ -200,15 +206,45 @@ class FrameEncoder:
         try:
             head, middle = self._heads[direction], self._middles[direction]
         except KeyError:
-            raise ValueError(f"direction is one of {', '.join(DIRECTIONS)}, not {direction!r}") from None
+            check_direction(direction)
+            raise
+        milli = self._tick()
+        return b'{"type":"frame","seq":%d,"ts":%d%b%b%b%b%03d%b' % (
+            seq, self.last_ms, head, message, middle, self._second_text, milli, self._tail,
+        )  # fmt: skip
+
+    def encode_many(self, frames: Iterable[tuple[Direction, bytes]], first_seq: int) -> list[bytes]:
+        """The lines of frames that are recorded at one moment, which is the `ts` of them all.
+
+        Raises:
+            As `encode`.
+        """
+        milli = self._tick()
+        heads = {d: b',"ts":%d%b' % (self.last_ms, head) for d, head in self._heads.items()}
+        tails = {
+            d: b"%b%b%03d%b" % (m, self._second_text, milli, self._tail) for d, m in self._middles.items()
+        }
+        lines: list[bytes] = []
+        seq = first_seq
+        for direction, message in frames:
+            check_message(message)
+            try:
+                head, tail = heads[direction], tails[direction]
+            except KeyError:
+                check_direction(direction)
+                raise
+            lines.append(b'{"type":"frame","seq":%d%b%b%b' % (seq, head, message, tail))
+            seq += 1
+        return lines
+
+    def _tick(self) -> int:
+        """Takes the time, and returns the milliseconds of `timestamp`; its second is in `_second_text`."""
         self.last_ms = elapsed_ms = (self._clock_ns() - self._zero_ns) // 1_000_000
         second, milli = divmod(self._started_ms + elapsed_ms, 1000)
         if second != self._second:
             self._second = second
             self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode()
-        return b'{"type":"frame","seq":%d,"ts":%d%b%b%b%b%03d%b' % (
-            seq, elapsed_ms, head, message, middle, self._second_text, milli, self._tail,
-        )  # fmt: skip
+        return milli
 
 
 @dataclass(slots=True)
@@ -236,6 +272,18 @@ class TapeCounters:
         self.line_count += 1  # behind the seq: whoever looks meanwhile finds no line without its seq
         self.last_ts_ms = ts_ms
         self.size_bytes += size_bytes
+
+    def add_frames(
+        self, directions: Iterable[str], first_seq: int, lines: Sequence[bytes], ts_ms: int
+    ) -> None:
+        """`add_frame` for new frames that follow each other."""
+        for direction in directions:
+            self.frames[direction] += 1
+        self.frame_count += len(lines)
+        self.last_seq = first_seq + len(lines) - 1
+        self.last_ts_ms = ts_ms
+        self.size_bytes += sum(map(len, lines))
+        self.line_count += len(lines)  # last, as above
 
     def add_line(self, line: bytes) -> dict[str, Any] | None:
         """Count a line as it was found, by parsing it, and return the record on it; one that cannot be

@@ -12,18 +12,23 @@ from typing import Any, TypeVar
 
 import pytest
 
+from shadowcat_registry import frame_queue
 from shadowcat_registry.aio import Lane, LoopThread, off_loop
 from shadowcat_registry.errors import (
     CreationFailedError,
     DependencyCycleError,
     InitHookError,
+    InvalidMessageError,
     ProviderExistsError,
     ProviderInUseError,
     ProviderNotFoundError,
     RunningLoopError,
     StorageClosedError,
+    StorageUnavailableError,
 )
+from shadowcat_registry.recorder import TapeRecorder
 from shadowcat_registry.registry import StorageProviderRegistry
+from shadowcat_registry.storage import TapeStorage
 
 from .fakes import PATIENCE_SECONDS, Backend, Factory, Gate, Running, until
 
@@ -612,3 +617,166 @@ class TestClosing:
 
         run(main())
         assert factory.open_count == 0
+
+
+class TestTheQueue:
+    """Over a storage whose appends a test can hold up."""
+
+    @pytest.fixture
+    def storage(self, registry: StorageProviderRegistry) -> Iterator[TapeStorage]:
+        registry.register(Factory())
+        with registry.open_storage("fake") as storage:
+            yield storage
+
+    @staticmethod
+    def slowed(tape: TapeRecorder) -> tuple[Gate, list[int]]:
+        """The first append waits at the gate; the sizes of all."""
+        gate = Gate()
+        sizes: list[int] = []
+        append = tape._appender.append
+
+        def slow(lines: Any) -> None:
+            if not sizes:
+                gate()
+            sizes.append(len(lines))
+            append(lines)
+
+        tape._appender.append = slow  # type: ignore[method-assign]
+        return gate, sizes
+
+    def test_what_waits_is_written_together_and_in_order(self, storage: TapeStorage) -> None:
+        async def main() -> None:
+            async with await storage.arecord("s", tape_id="t") as tape:
+                gate, sizes = self.slowed(tape)
+                first = asyncio.create_task(tape.aappend("client_to_server", b"0"))
+                await passed(gate.reached)
+                calls = [tape.aappend("client_to_server", b"%d" % n) for n in range(1, 50)]
+                rest = [asyncio.create_task(call) for call in calls]
+                await asyncio.sleep(0)
+                flush = asyncio.create_task(tape.aflush())
+                await asyncio.sleep(0)
+                last = asyncio.create_task(tape.aappend_many([("client_to_server", b"50")]))
+                gate.open()
+                assert await asyncio.gather(first, *rest) == list(range(50))
+                await flush
+                assert await last == range(50, 51)
+                assert sizes == [1, 49, 1]
+
+        run(main())
+        messages = [json.loads(line)["env"]["message"] for line in list(storage.read("t"))[1:]]
+        assert messages == list(range(51))
+
+    def test_what_is_cancelled_before_its_turn_is_not_recorded(self, storage: TapeStorage) -> None:
+        async def main() -> None:
+            async with await storage.arecord("s", tape_id="t") as tape:
+                gate, sizes = self.slowed(tape)
+                first = asyncio.create_task(tape.aappend("client_to_server", b"0"))
+                await passed(gate.reached)
+                rest = [asyncio.create_task(tape.aappend("client_to_server", b"%d" % n)) for n in range(1, 4)]
+                await asyncio.sleep(0)
+                rest[1].cancel()
+                first.cancel()  # too late: it is being written
+                await asyncio.sleep(0)
+                gate.open()
+                assert [await rest[0], await rest[2]] == [1, 2]
+                assert sizes == [1, 2]
+
+        run(main())
+        messages = [json.loads(line)["env"]["message"] for line in list(storage.read("t"))[1:]]
+        assert messages == [0, 1, 3]
+
+    def test_a_wrong_message_is_nobody_elses_error(self, storage: TapeStorage) -> None:
+        async def main() -> list[object]:
+            async with await storage.arecord("s", tape_id="t") as tape:
+                calls = [
+                    tape.aappend("client_to_server", b"1"),
+                    tape.aappend("client_to_server", b"two\nlines"),
+                    tape.aappend("sideways", b"3"),  # type: ignore[arg-type]
+                    tape.aappend("client_to_server", b"4"),
+                ]
+                return list(await asyncio.gather(*calls, return_exceptions=True))
+
+        answers = run(main())
+        assert [answers[0], answers[3]] == [0, 1]
+        assert isinstance(answers[1], InvalidMessageError)
+        assert isinstance(answers[2], ValueError)
+
+    def test_a_failure_is_told_to_all_whose_frames_were_in_it(self, storage: TapeStorage) -> None:
+        def fail(lines: object) -> None:
+            raise OSError("broken")
+
+        async def main() -> None:
+            tape = await storage.arecord("s", tape_id="t")
+            append = tape._appender.append
+            tape._appender.append = fail  # type: ignore[method-assign]
+            calls = [tape.aappend("client_to_server", b"1") for _ in range(5)]
+            errors = await asyncio.gather(*calls, return_exceptions=True)
+            assert {type(error) for error in errors} == {StorageUnavailableError}
+            assert len({id(error) for error in errors}) == 5
+            tape._appender.append = append  # type: ignore[method-assign]
+            assert await tape.aappend("client_to_server", b"1") == 0
+            await tape.afinalize()
+
+        run(main())
+
+    def test_several_loops_use_one_recorder(self, storage: TapeStorage) -> None:
+        async def work(tape: TapeRecorder) -> list[int]:
+            return list(await asyncio.gather(*(tape.aappend("client_to_server", b"1") for _ in range(100))))
+
+        with storage.record("s", tape_id="t") as tape:
+            calls = [Running(lambda: run(work(tape))) for _ in range(4)]
+            seqs = [call.result() for call in calls]
+        assert sorted(seq for each in seqs for seq in each) == list(range(400))
+        assert all(each == sorted(each) for each in seqs)
+
+    def test_a_loop_that_is_closed_meanwhile_is_no_ones_trouble(self, storage: TapeStorage) -> None:
+        with storage.record("s", tape_id="t") as tape:
+            gate, _ = self.slowed(tape)
+            loop = asyncio.new_event_loop()
+            task = loop.create_task(tape.aappend("client_to_server", b"1"))
+            loop.run_until_complete(asyncio.sleep(0))
+            gate.reached()
+            task.cancel()
+            loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            loop.close()
+            gate.open()
+            assert run(tape.aappend("client_to_server", b"2")) == 1
+
+    def test_a_batch_is_bounded(self, storage: TapeStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(frame_queue, "_BATCH_FRAMES", 10)
+        monkeypatch.setattr(frame_queue, "_BATCH_BYTES", 100)
+
+        async def main() -> None:
+            async with await storage.arecord("s", tape_id="t") as tape:
+                gate, sizes = self.slowed(tape)
+                first = asyncio.create_task(tape.aappend("client_to_server", b"0"))
+                await passed(gate.reached)
+                sized = [b"1"] * 25 + [b"x" * 60] * 3
+                rest = [asyncio.create_task(tape.aappend("client_to_server", each)) for each in sized]
+                await asyncio.sleep(0)
+                gate.open()
+                await asyncio.gather(first, *rest)
+                assert sizes == [1, 10, 10, 7, 1]
+
+        run(main())
+
+    def test_one_thread_serves_who_awaits_each_frame_and_ends_with_the_tape(
+        self, storage: TapeStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(frame_queue, "_LINGER_SECONDS", PATIENCE_SECONDS)
+        threads: set[int] = set()
+
+        async def main() -> None:
+            async with await storage.arecord("s", tape_id="t") as tape:
+                append = tape._appender.append
+
+                def note(lines: Any) -> None:
+                    threads.add(threading.get_ident())
+                    append(lines)
+
+                tape._appender.append = note  # type: ignore[method-assign]
+                for _ in range(50):
+                    await tape.aappend("client_to_server", b"1")
+
+        run(main())
+        assert len(threads) == 1

@@ -16,6 +16,7 @@ from shadowcat_registry.errors import (
 )
 from shadowcat_registry.marks import Mark
 from shadowcat_registry.tape import (
+    Direction,
     FrameEncoder,
     TapeCounters,
     check_message,
@@ -169,6 +170,23 @@ class TestFrameEncoder:
             (251, "2026-11-22T20:14:19.609Z"),
             (651, "2026-11-22T20:14:20.009Z"),
         ]
+
+    def test_many_at_one_moment_are_what_each_would_be(self) -> None:
+        clock = Clock()
+        frames: list[tuple[Direction, bytes]] = [
+            ("client_to_server", b"1"), ("server_to_client", b"{}"), ("client_to_server", b'"x"'),
+        ]  # fmt: skip
+        one, many = (FrameEncoder("s", START, elapsed_ms=250, clock_ns=clock) for _ in range(2))
+        for step_ns in (0, 999_999, 1, 400_000_000):
+            clock.now_ns += step_ns
+            lines = [one.encode(direction, message, 7 + n) for n, (direction, message) in enumerate(frames)]
+            assert many.encode_many(frames, 7) == lines
+            assert many.last_ms == one.last_ms
+        assert many.encode_many([], 0) == []
+        with pytest.raises(ValueError, match="client_to_server, server_to_client"):
+            many.encode_many([("sideways", b"1")], 0)  # type: ignore[list-item]
+        with pytest.raises(InvalidMessageError):
+            many.encode_many([("client_to_server", b"1\n")], 0)
 
     def test_a_direction_that_is_none_is_refused(self) -> None:
         with pytest.raises(ValueError, match="client_to_server, server_to_client"):

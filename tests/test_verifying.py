@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowcat_registry.errors import InvalidTapeIdError, TapeNotFoundError
-from shadowcat_registry.providers.filesystem import FilesystemBackend
+from shadowcat_registry.providers.filesystem.backend import FilesystemBackend
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tapes.importing import import_tape
 from shadowcat_registry.tapes.verifying import Flaw, VerifyReport, verify_tape

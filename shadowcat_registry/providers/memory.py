@@ -25,7 +25,7 @@ from ..errors import (
 from ..metadata import Config, ProviderCapability
 from ..retention import Retention
 from ..schema_files import provider_schema
-from ..tape import Metadata, dump_metadata, frame_seq, lines_after, load_metadata
+from ..tape import Metadata, dump_metadata, frame_seq, lines_after, load_metadata, new_tape_id
 
 _MAX_BYTES: Final = 64 * 1024 * 1024
 _MAX_TAPES: Final = 1000
@@ -49,7 +49,11 @@ class MemoryProviderFactory:
     def create(self, config: Config, context: CreateContext) -> MemoryBackend:
         max_bytes, max_tapes = _bounds(config)
         return MemoryBackend(
-            context.logger, max_bytes=max_bytes, max_tapes=max_tapes, retention=Retention.of(config)
+            context.logger,
+            max_bytes=max_bytes,
+            max_tapes=max_tapes,
+            retention=Retention.of(config),
+            deterministic_ids=config.get("deterministic_ids", False),
         )
 
     def check(self, config: Config, context: CreateContext) -> None:
@@ -82,8 +86,11 @@ class MemoryBackend:
         max_bytes: int,
         max_tapes: int,
         retention: Retention | None = None,
+        deterministic_ids: bool = False,
     ) -> None:
         self.retention: Final = retention
+        self._deterministic_ids = deterministic_ids
+        self._last_id = 0
         self._logger = logger
         self._max_bytes = max_bytes
         self._max_tapes = max_tapes
@@ -93,6 +100,16 @@ class MemoryBackend:
         self._tapes: dict[str, _Tape] = {}  # in the order of creation, which is that of eviction
         self._size_bytes = 0
         self._closed = False
+
+    def new_tape_id(self) -> str:
+        if not self._deterministic_ids:
+            return new_tape_id()
+        with self._lock:
+            while True:
+                self._last_id += 1
+                tape_id = f"tape-{self._last_id:06}"
+                if tape_id not in self._tapes:
+                    return tape_id
 
     def create(self, tape_id: str, init_line: bytes, meta: Metadata) -> Appender:
         text = dump_metadata(tape_id, meta)

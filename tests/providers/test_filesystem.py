@@ -30,10 +30,11 @@ from shadowcat_registry.errors import (
     TapeNotFoundError,
 )
 from shadowcat_registry.providers import filesystem
-from shadowcat_registry.providers.filesystem import FilesystemProviderFactory
+from shadowcat_registry.providers.filesystem import FilesystemProviderFactory, appender, locks
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tape import Direction, make_init_line
 
+from ..fakes import Running
 from ..storages import DATA, Context, handle, open_backend
 
 C2S: Direction = "client_to_server"
@@ -63,7 +64,7 @@ def frames(storage: TapeStorage, tape_id: str) -> list[Any]:
 
 def run_python(code: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     """A process of its own, on the package as the tests see it."""
-    root = Path(filesystem.__file__).parents[2]
+    root = Path(filesystem.__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *arguments], env=environment, **options
@@ -73,7 +74,7 @@ def run_python(code: str, *arguments: str, **options: Any) -> subprocess.Popen[b
 OPEN = """
 import logging, os, sys
 from pathlib import Path
-from shadowcat_registry.providers.filesystem import FilesystemBackend
+from shadowcat_registry.providers.filesystem.backend import FilesystemBackend
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.use import Source, Use
 def open_storage(directory):
@@ -203,6 +204,29 @@ class TestForeignFiles:
 
 
 class TestTornTail:
+    @pytest.mark.parametrize("size", [1, 70_000, (1 << 20) + 5])
+    def test_who_asks_for_it_gets_it_last(self, storage: TapeStorage, tapes: Path, size: int) -> None:
+        storage.record("s", tape_id="t").finalize()
+        whole = list(storage.read("t"))
+        assert list(storage.read("t", raw=True)) == whole
+        with (tapes / "t.jsonl").open("ab") as file:
+            file.write(b"x" * size)
+        assert list(storage.read("t")) == whole
+        assert list(storage.read("t", raw=True)) == [*whole, b"x" * size]
+
+    def test_who_follows_gets_it_once_it_is_whole(self, storage: TapeStorage, tapes: Path) -> None:
+        storage.record("s", tape_id="t").detach()
+        lines = storage.follow("t")
+        next(lines)
+        waiting = Running(lambda: next(lines))
+        with (tapes / "t.jsonl").open("ab", buffering=0) as file:
+            file.write(b'{"type":"frame",')
+            file.write(b'"seq":0}\n{"type"')
+            assert waiting.result() == b'{"type":"frame","seq":0}\n'
+            file.write(b':"frame","seq":1}\n')
+            assert next(lines) == b'{"type":"frame","seq":1}\n'
+        lines.close()
+
     def test_readers_hold_it_back_and_resume_sets_it_aside(self, storage: TapeStorage, tapes: Path) -> None:
         storage.record("s", tape_id="t").finalize()
         for torn in (b'{"type":"frame","seq":0', b"more"):
@@ -345,6 +369,39 @@ tape.finalize(); storage.close(); print(count)
             subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+class TestReadOnly:
+    @as_root
+    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts of Linux")
+    def test_a_mount_can_be_read_and_says_why_it_cannot_be_written(self, tmp_path: Path) -> None:
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "tmpfs", str(disk)]
+        if subprocess.run(mount, check=False, capture_output=True).returncode:
+            pytest.skip("this container may not mount")
+        try:
+            with (
+                handle(open_backend("filesystem", disk)) as storage,
+                storage.record("s", tape_id="t") as tape,
+            ):
+                tape.append(C2S, b"1")
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+            with handle(open_backend("filesystem", disk)) as storage:
+                assert frames(storage, "t") == [1]
+                assert [item["tape_id"] for item in storage.list().items] == ["t"]
+                assert len(list(storage.follow("t"))) == 2
+                uses: list[Callable[[], object]] = [
+                    lambda: storage.record("s"),
+                    lambda: storage.resume("t"),
+                    lambda: storage.set_meta("t", {}),
+                    lambda: storage.delete("t"),
+                ]
+                for use in uses:
+                    with pytest.raises(StorageUnavailableError, match="Read-only"):
+                        use()
+        finally:
+            subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 class TestVanishedDirectory:
     @posix
     def test_everything_says_so_with_a_typed_error(
@@ -360,7 +417,7 @@ class TestVanishedDirectory:
         with pytest.raises(TapeNotFoundError):
             storage.get_meta("t")
         (tmp_path / "moved" / "t.jsonl").unlink()
-        monkeypatch.setattr(filesystem, "_LOOK_SECONDS", 0.0)
+        monkeypatch.setattr(appender, "_LOOK_SECONDS", 0.0)
         with pytest.raises(SyncFailedError, match="removed while it is recorded"):
             tape.flush(durable=True)
         tape._appender._look_at = 0.0  # type: ignore[attr-defined]  # the time to look again has come
@@ -377,8 +434,9 @@ class TestOneWriter:
     ) -> None:
         with handle(open_backend("filesystem", tmp_path)) as other:
             with storage.record("s", tape_id="t"):
-                with pytest.raises(TapeBusyError):
+                with pytest.raises(TapeBusyError) as caught:
                     other.resume("t")
+                assert caught.value.pid == (os.getpid() if sys.platform == "linux" else None)
                 with pytest.raises(TapeBusyError):
                     other.delete("t")
                 with pytest.raises(TapeExistsError):
@@ -429,7 +487,7 @@ sys.stdin.read()
     def test_without_fcntl_it_holds_within_the_process(
         self, storage: TapeStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(filesystem, "_fcntl", None)
+        monkeypatch.setattr(locks, "_fcntl", None)
         with handle(open_backend("filesystem", tmp_path)) as other:
             with storage.record("s", tape_id="t") as tape:
                 with pytest.raises(TapeBusyError):
@@ -439,7 +497,7 @@ sys.stdin.read()
                 tape.append(C2S, b"1")
             other.resume("t")[0].finalize()
             other.delete("t")
-        assert filesystem._held_here == set()
+        assert locks._held_here == set()
 
     @posix
     def test_a_file_system_without_locks_is_refused(
@@ -452,7 +510,7 @@ sys.stdin.read()
             def flock(fd: int, operation: int) -> None:
                 raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
-        monkeypatch.setattr(filesystem, "_fcntl", NoLocks)
+        monkeypatch.setattr(locks, "_fcntl", NoLocks)
         with pytest.raises(StorageUnavailableError, match=r"Operation not supported: .*tapes"):
             storage.record("s", tape_id="t")
         assert not (tapes / "t.jsonl").exists()

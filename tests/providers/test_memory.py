@@ -129,3 +129,20 @@ class TestClose:
         appender.close()
         with pytest.raises(StorageClosedError):
             appender.append([b"1\n"])
+
+
+class TestIds:
+    def test_they_are_the_same_each_time_where_that_was_asked_for(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            backend = open_backend("memory", tmp_path, {"deterministic_ids": True})
+            with handle(backend) as storage:
+                storage.record("s", tape_id="tape-000002").finalize()
+                ids = []
+                for _ in range(2):
+                    with storage.record("s") as tape:
+                        ids.append(tape.tape_id)
+                assert ids == ["tape-000001", "tape-000003"]
+
+    def test_they_are_anything_otherwise(self, tmp_path: Path) -> None:
+        with handle(open_backend("memory", tmp_path)) as storage, storage.record("s") as tape:
+            assert len(tape.tape_id) == 36
