@@ -149,7 +149,7 @@ def _form_of(*, is_fragment: bool) -> Compiled:
 
 def _has_good_form(candidate: Candidate, part: Part) -> bool:
     """Whether the schema of the manifest has nothing against one file; what it has is noted."""
-    document, before = part.document, len(candidate.findings)
+    document, before = part.document, candidate.counts["error"]
     is_fragment = document is not candidate.top
     for problem in _form_of(is_fragment=is_fragment).problems(document.value):
         hint = problem.hint
@@ -161,7 +161,7 @@ def _has_good_form(candidate: Candidate, part: Part) -> bool:
             problem.code, problem.message, problem.pointer, hint, on_key=problem.on_key, document=document
         )
     _check_references(candidate, document.value, (), document)
-    return len(candidate.findings) == before
+    return candidate.counts["error"] == before
 
 
 def _check_references(candidate: Candidate, value: Any, pointer: Pointer, document: Document) -> None:
