@@ -88,6 +88,10 @@ def assemble(
         excerpts = _excerpts_of_broken(reader.broken, findings)
         return Assembled(None, findings, excerpts, tuple(reader.files), known)
     candidate = Candidate(reader, path, catalog, known.types)
+    if candidate.is_too_large:
+        findings = _in_order([*broken, *candidate.findings])
+        excerpts = (*candidate.excerpts(findings), *_excerpts_of_broken(reader.broken, findings))
+        return Assembled(None, findings, excerpts, tuple(dict.fromkeys(reader.files)), known)
     well_formed = frozenset(
         part.key
         for part in candidate.parts
@@ -98,12 +102,13 @@ def assemble(
     is_known = candidate.types == known.types
     candidate.digests = source_digests(candidate, known.digests if is_known else {})
     for rule in RULES:
-        rule(candidate)
+        if not candidate.is_full:
+            rule(candidate)
     if require_end_marker or mapping_in(candidate.root, "reload").get("require_end_marker") is True:
         documents = [part.document for part in candidate.parts]
-        candidate.findings += [
-            it for document in documents for it in unfinished(document.source, document.text)
-        ]
+        for document in documents:
+            for finding in unfinished(document.source, document.text):
+                candidate.note(finding)
     left = Known(
         {part.key: part.document for part in candidate.parts},
         candidate.types,
@@ -112,7 +117,8 @@ def assemble(
         candidate.digests,
     )
     files = tuple(dict.fromkeys([*reader.files, *declarations.files]))
-    findings = _in_order([*broken, *candidate.findings])
+    is_cut = candidate.is_full or sum(candidate.counts.values()) > len(candidate.findings)
+    findings = _in_order([*broken, *candidate.findings], is_cut=is_cut)
     excerpts = (*candidate.excerpts(findings), *_excerpts_of_broken(reader.broken, findings))
     if broken or candidate.has_errors:
         is_clear = candidate.is_whole and well_formed == {part.key for part in candidate.parts}
@@ -155,7 +161,7 @@ def _form_of(*, is_fragment: bool) -> Compiled:
 
 def _has_good_form(candidate: Candidate, part: Part) -> bool:
     """Whether the schema of the manifest has nothing against one file; what it has is noted."""
-    document, before = part.document, len(candidate.findings)
+    document, before = part.document, candidate.counts["error"]
     is_fragment = document is not candidate.top
     for problem in _form_of(is_fragment=is_fragment).problems(document.value):
         hint = problem.hint
@@ -167,7 +173,7 @@ def _has_good_form(candidate: Candidate, part: Part) -> bool:
             problem.code, problem.message, problem.pointer, hint, on_key=problem.on_key, document=document
         )
     _check_references(candidate, document.value, (), document)
-    return len(candidate.findings) == before
+    return candidate.counts["error"] == before
 
 
 def _check_references(candidate: Candidate, value: Any, pointer: Pointer, document: Document) -> None:
@@ -199,9 +205,9 @@ def _excerpts_of_broken(parts: Iterable[BrokenPart], findings: Sequence[Finding]
     return tuple(excerpts)
 
 
-def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def _in_order(findings: Iterable[Finding], *, is_cut: bool = False) -> tuple[Finding, ...]:
     """Sorted by place, each once, and no more than somebody will read; what is left out are warnings before
-    it is errors."""
+    it is errors. With `is_cut` there are more than these."""
 
     def by_place(finding: Finding) -> tuple[object, ...]:
         return finding.mark, finding.code, finding.message
@@ -212,5 +218,6 @@ def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
         return tuple(ordered)
     ordered.sort(key=lambda finding: finding.severity == "warning")
     rest = ordered[MAX_FINDINGS:]
-    more = Finding("SC607", f"and {len(rest)} more findings", rest[0].mark, severity=rest[0].severity)
+    number = f"at least {len(rest)}" if is_cut else len(rest)
+    more = Finding("SC607", f"and {number} more findings", rest[0].mark, severity=rest[0].severity)
     return (*sorted(ordered[:MAX_FINDINGS], key=by_place), more)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from .advice import Place
 from .catalog import NOT_YET, Catalog
@@ -21,6 +21,11 @@ from .marks import Pointer
 from .metadata import ProviderSpec
 from .schema_errors import shown_key
 from .types_in_use import TypeInUse, type_in_use
+
+MAX_PROVIDERS: Final = 20_000
+MAX_DEFAULT_CONFIGS: Final = 1_000
+_MAX_NOTED: Final = 1_000
+"""Errors, and as many warnings: nobody mends more by hand, and each takes time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,9 @@ class Candidate:
         self.path = path
         self.catalog = catalog
         self.findings: list[Finding] = list(reader.findings)
+        self.counts: dict[Severity, int] = {"error": len(reader.findings), "warning": 0}
+        self.is_too_large = reader.has_too_many_entries
+        """Beyond what is looked at any further."""
         self.types: dict[str, TypeInUse] = {}
         """Those that were asked for."""
         self._known = known
@@ -55,7 +63,12 @@ class Candidate:
         self.owners: dict[str, Document] = {}
         """Where that is."""
         for part in self.parts:
-            self._gather(part.document)
+            if not self.is_too_large:
+                self._gather(part.document)
+        if len(self.default_configs) > MAX_DEFAULT_CONFIGS:
+            self._refuse_as_too_large(
+                "SC610", f"more than {MAX_DEFAULT_CONFIGS:,} provider types", ("defaults", "config"), self.top
+            )
         self.specs: dict[str, ProviderSpec] = {}
         """What could be completed of what is declared, right or wrong; filled in by `declarations`."""
         self.places: list[Place] = []
@@ -68,6 +81,10 @@ class Candidate:
         value = document.value if isinstance(document.value, dict) else {}
         for name, entry in mapping_in(value, "providers").items():
             first = self.owners.get(name)
+            if len(self.declared) >= MAX_PROVIDERS:
+                message = f"more than {MAX_PROVIDERS:,} providers"
+                self._refuse_as_too_large("SC610", message, ("providers", name), document)
+                return
             if first is None:
                 self.declared[name], self.owners[name] = entry, document
                 continue
@@ -76,9 +93,18 @@ class Candidate:
             hint = f"it is at {place} already; remove or rename one of the two"
             self.add("SC307", message, ("providers", name), hint, on_key=True, document=document)
 
+    def _refuse_as_too_large(self, code: str, message: str, pointer: Pointer, document: Document) -> None:
+        self.is_too_large = True
+        self.add(code, message, pointer, on_key=True, document=document)
+
     @property
     def has_errors(self) -> bool:
-        return any(finding.severity == "error" for finding in self.findings)
+        return self.counts["error"] > 0
+
+    @property
+    def is_full(self) -> bool:
+        """So many errors were found that it is time to stop looking for more."""
+        return self.counts["error"] >= _MAX_NOTED
 
     def add(
         self,
@@ -92,13 +118,21 @@ class Candidate:
         document: Document | None = None,
     ) -> None:
         """Note a finding in `document`; without one, where the pointer leads: a provider is in its own."""
+        if self.counts[severity] >= _MAX_NOTED:
+            self.counts[severity] += 1
+            return
         if document is None:
             is_in_provider = len(pointer) > 1 and pointer[0] == "providers"
             document = self.owners.get(str(pointer[1]), self.top) if is_in_provider else self.top
         mark = document.key_mark(pointer) if on_key else document.mark(pointer)
         if on_key and pointer and isinstance(pointer[-1], str):
             pointer = (*pointer[:-1], shown_key(pointer[-1]))
-        self.findings.append(Finding(code, message, mark, pointer, hint, severity))
+        self.note(Finding(code, message, mark, pointer, hint, severity))
+
+    def note(self, finding: Finding) -> None:
+        """As `add`, for one whose place is known."""
+        self.counts[finding.severity] += 1
+        self.findings.append(finding)
 
     def add_unknown_type(self, code: str, name: str, pointer: Pointer, *, on_key: bool = False) -> None:
         known = self.catalog.names()

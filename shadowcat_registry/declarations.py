@@ -6,6 +6,7 @@ configs refer to and no others; of a provider it uses nothing but what its facto
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,10 @@ from .backend import StorageProviderFactory
 from .candidate import Candidate, mapping_in
 from .defaults import fill_defaults, merge
 from .errors import InvalidConfigError, Problem
-from .interpolate import Resolved, has_reference, redact, resolve
+from .interpolate import Lookups, Resolved, has_reference, redact, resolve
 from .marks import Pointer
 from .metadata import HealthPolicy, ProviderSpec
+from .parse import MAX_BYTES, MAX_NODES
 from .schema_walk import types_at
 from .types_in_use import TypeInUse, content_of
 
@@ -59,14 +61,35 @@ class Declarations:
         self._environ = environ
         self._known = known
         self._unresolved = unresolved
+        self._lookups = Lookups()
+        self._beneath: dict[str, bytes] = {}
+        """The digests of `defaults.config` by type, for those that were asked for."""
+        self._too_much: set[str] = set()
+        """The types whose defaults are too large to be merged."""
 
     def check_all(self) -> None:
         """Note what is wrong, and put into the candidate what could be completed."""
+        self._check_what_defaults_stand_for()
         for name, entry in self._candidate.declared.items():
+            if self._candidate.is_full:
+                return
             self._check(name, entry)
         for name in self._candidate.default_configs:
             if name in self._candidate.catalog:  # unused or not, the digest has to know what is secret in it
                 self._candidate.use_type(name, ("defaults", "config", name), on_key=True)
+
+    def _check_what_defaults_stand_for(self) -> None:
+        """They are merged into each provider of their type, and count as if they were written there."""
+        candidate = self._candidate
+        entries = [entry for entry in candidate.declared.values() if isinstance(entry, dict)]
+        users = Counter(entry["type"] for entry in entries if isinstance(entry.get("type"), str))
+        for name, config in candidate.default_configs.items():
+            nodes, characters = _weight(config)
+            if nodes * users[name] > MAX_NODES or characters * users[name] > MAX_BYTES:
+                self._too_much.add(name)
+                message = f"too much for each of the {users[name]:,} providers of this type"
+                hint = f"all that defaults add may be {MAX_NODES:,} values and {MAX_BYTES >> 20} MiB of text"
+                candidate.add("SC611", message, ("defaults", "config", name), hint, on_key=True)
 
     def _check(self, name: str, entry: Any) -> None:
         candidate = self._candidate
@@ -74,11 +97,13 @@ class Declarations:
         if not isinstance(own, dict):
             return  # the schema of the manifest has said so
         type_ = self._type_of(entry, ("providers", name))
-        if type_ is None or type_.faults:
+        if type_ is None or type_.faults or entry["type"] in self._too_much:
             return
         schema, base_directory = type_.schema, candidate.path.parent
         beneath = mapping_in(candidate.default_configs, entry["type"])
-        key = (name, content_of([_without_config(entry), beneath, own]))
+        if entry["type"] not in self._beneath:
+            self._beneath[entry["type"]] = content_of(beneath)
+        key = (name, content_of([_without_config(entry), self._beneath[entry["type"]], own]))
         verdict = self._known.get(key)
         if verdict is not None and verdict.type is type_ and verdict.resolved is None:
             self._pass(key, verdict)
@@ -90,6 +115,7 @@ class Declarations:
             base_directory=base_directory,
             types_at=lambda place: types_at(schema, merged).get(place, frozenset()),
             unresolved=self._unresolved,
+            lookups=self._lookups,
         )
         self.files.extend(resolved.files)
         content = content_of(resolved.config) if resolved.referenced else None
@@ -185,6 +211,24 @@ def _texts(value: Any) -> tuple[str, ...]:
     """Of a list, each once; what else is in it, or instead of it, the schema of the manifest has said."""
     items = value if isinstance(value, list) else ()
     return tuple(dict.fromkeys(item for item in items if isinstance(item, str)))
+
+
+def _weight(value: Any) -> tuple[int, int]:
+    """How many values, and characters of text, there are in a value; aliases count at what they stand for."""
+    nodes = characters = 0
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        nodes += 1
+        if isinstance(item, str):
+            characters += len(item)
+        elif isinstance(item, dict):
+            nodes += len(item)
+            characters += sum(map(len, item))
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+    return nodes, characters
 
 
 def _problems(type_: TypeInUse, spec: ProviderSpec, resolved: Resolved) -> list[Problem]:

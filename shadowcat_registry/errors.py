@@ -51,6 +51,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from heapq import nsmallest
 from typing import Any, ClassVar, Literal
 
 from .codes import CODES
@@ -58,6 +59,8 @@ from .marks import Mark, Pointer, format_pointer, parse_pointer
 from .metadata import Holder
 
 Severity = Literal["error", "warning"]
+
+_MAX_COMPARED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +144,15 @@ class Problem:
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str | None:
     """A hint that names the nearest of `candidates`, or None where nothing is near."""
-    # Longer names cost quadratic time and are nobody's typo.
-    near = get_close_matches(name, [c for c in candidates if len(c) <= 64], n=1) if len(name) <= 64 else []
+    # Longer names cost quadratic time and are nobody's typo. Of very many, those that are alike at a look.
+    if len(name) > 64:
+        return None
+    known = [candidate for candidate in candidates if len(candidate) <= 64]
+    if len(known) > _MAX_COMPARED:
+        known = nsmallest(
+            _MAX_COMPARED, known, key=lambda it: (it[:2] != name[:2], abs(len(it) - len(name)), it)
+        )
+    near = get_close_matches(name, known, n=1)
     return f"did you mean `{near[0]}`?" if near else None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from glob import escape
@@ -25,7 +25,9 @@ from .sight import read_settled
 
 MAX_FILES: Final = 1_000
 MAX_INCLUDE_DEPTH: Final = 8
+MAX_PATH_CHARACTERS: Final = 1024
 _MAX_PATTERN_MATCHES: Final = 10_000
+_MAX_LOOKS: Final = 500_000
 _MAGIC: Final = frozenset("*?[")
 
 PartKey = tuple[str, bytes]
@@ -83,6 +85,10 @@ class PartReader:
         self._bytes_left = MAX_BYTES
         self._budget = Budget()
         self._is_full = False
+        self._listings = DirectoryListings()
+        self._entry_count = 0
+        self.has_too_many_entries = False
+        """Some of a list were not even looked at."""
 
     def read(self, path: Path, source: str, data: bytes) -> None:
         """Begin with `data`, the content of the manifest at `path`; `source` is its name in marks."""
@@ -107,8 +113,15 @@ class PartReader:
         self.parts.append(part)
         entries = document.value.get("include") if isinstance(document.value, dict) else None
         for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            self._entry_count += 1
+            if self._entry_count > MAX_FILES:
+                self.has_too_many_entries = True
+                self._stop("SC609", f"more than {MAX_FILES:,} files and patterns", ("include", index), part)
+                break
             # What is not of the right form, the schema of the manifest refuses.
-            if isinstance(entry, str) and entry and "**" not in entry and not has_reference(entry):
+            if not isinstance(entry, str) or not 0 < len(entry) <= MAX_PATH_CHARACTERS:
+                continue
+            if "**" not in entry and not has_reference(entry):
                 self._follow(entry, ("include", index), (*chain, part))
         return part
 
@@ -118,7 +131,10 @@ class PartReader:
         if _MAGIC & set(entry):
             self.patterns += found
             try:
-                found = expand(found[0]) if self._kept is None else _kept_matches(self._kept, found[0])
+                if self._kept is None:
+                    found = expand(found[0], self._listings)
+                else:
+                    found = _kept_matches(self._kept, found[0])
             except OSError as error:
                 message = f"a directory of this pattern cannot be read: {describe(error)}"
                 self._find("SC117", message, place, including)
@@ -184,13 +200,33 @@ class PartReader:
         self.findings.append(Finding(code, message, including.document.mark(place), place, hint))
 
 
-def expand(pattern: Path) -> list[Path]:
+class DirectoryListings:
+    """What is in directories, for several patterns: each is listed once, and no more names are looked at than
+    can be in a moment."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, Sequence[str]] = {}
+        self._looks_left = _MAX_LOOKS
+
+    def matching(self, directory: Path, pattern: str) -> list[str]:
+        """Raises: OSError: it cannot be read, or it is one too many."""
+        if directory not in self._names:
+            self._names[directory] = _names(directory)
+        names = self._names[directory]
+        self._looks_left -= len(names) + 1
+        if self._looks_left < 0:
+            raise OSError(f"more than {_MAX_LOOKS:,} names to look at")
+        return [name for name in names if _matches(name, pattern)]
+
+
+def expand(pattern: Path, known: DirectoryListings | None = None) -> list[Path]:
     """What matches an absolute path with `*`, `?` and `[…]` in its parts, sorted; directories, and hidden
     names unless the pattern asks for them, are left out. A directory that does not exist holds nothing.
 
     Raises:
         OSError: a directory on the way cannot be read, or too many match: what matches is not known.
     """
+    known = known or DirectoryListings()
     found = [Path(pattern.anchor)]
     for part in pattern.parts[1:]:
         if not _MAGIC & set(part):
@@ -198,7 +234,7 @@ def expand(pattern: Path) -> list[Path]:
             continue
         matches: list[Path] = []
         for directory in found:
-            matches += [directory / name for name in _names(directory) if _matches(name, part)]
+            matches += [directory / name for name in known.matching(directory, part)]
             if len(matches) > _MAX_PATTERN_MATCHES:
                 raise OSError(f"more than {_MAX_PATTERN_MATCHES:,} files match")
         found = matches
@@ -250,7 +286,7 @@ def _kept_matches(paths: Iterable[Path], pattern: Path) -> list[Path]:
     )
 
 
-def _names(directory: Path) -> Iterable[str]:
+def _names(directory: Path) -> Sequence[str]:
     try:
         return os.listdir(directory)  # noqa: PTH208 - names are wanted, and this runs each second
     except (FileNotFoundError, NotADirectoryError):

@@ -24,6 +24,7 @@ from .marks import Pointer
 from .sight import read_settled
 
 MAX_FILE_BYTES: Final = 64 * 1024
+MAX_RESOLVED_CHARACTERS: Final = 16 * 1024 * 1024
 MASK: Final = "***"
 _RELATIVE: Final = "a relative path is relative to the manifest"
 
@@ -38,7 +39,8 @@ _number = re.compile(r"-?(?:0|[1-9][0-9]{0,99})(?:\.[0-9]{1,99})?(?:[eE][-+]?[0-
 # For texts of any length: each match begins at a `://`, and no two of them look at the same characters.
 _password_in_text = re.compile(r"://[^\s/?#@:]*:([^\s/?#]*)@")
 _only_variables = re.compile(r"(?:\$\{env:[A-Za-z_][A-Za-z0-9_]*\})+")
-_url_password = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#@:]*:)[^\s/?#]*(@)")
+# Not the whole scheme, of which each part of a long text could be the beginning.
+_url_password = re.compile(r"([a-zA-Z0-9+.-]://[^\s/?#@:]*:)[^\s/?#]*(@)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +89,16 @@ def resolve(
     base_directory: Path,
     types_at: TypesAt,
     unresolved: bool = False,
+    lookups: Lookups | None = None,
 ) -> Resolved:
     """Replace every reference in the values of `config`, as a copy; all problems are gathered. With
     `unresolved`, references are checked for their form and stay as they are.
 
     A value that is one reference as a whole is converted where a number or boolean is wanted and a text
-    is not; if it does not read as one, it stays a text, for the schema to refuse.
+    is not; if it does not read as one, it stays a text, for the schema to refuse. `lookups` are those of
+    several configs together.
     """
-    resolver = _Resolver(environ, base_directory, types_at, unresolved=unresolved)
+    resolver = _Resolver(environ, base_directory, types_at, lookups or Lookups(), unresolved=unresolved)
     resolved = resolver.value(config, ())
     return Resolved(
         resolved,
@@ -106,11 +110,48 @@ def resolve(
     )
 
 
+class Lookups:
+    """What the references of one manifest have led to: each file is read once, so that all see one content,
+    and no more text comes of them than a manifest may have."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, str | _ReferenceError] = {}
+        self._characters_left = MAX_RESOLVED_CHARACTERS
+
+    def __repr__(self) -> str:
+        return "<Lookups>"  # no values: they are secret
+
+    def read(self, path: Path, hint: str | None) -> str:
+        if path not in self._files:
+            try:
+                self._files[path] = _read(path, hint)
+            except _ReferenceError as refused:
+                self._files[path] = refused
+        found = self._files[path]
+        if isinstance(found, _ReferenceError):
+            raise _ReferenceError(found.code, found.message, found.hint)
+        return found
+
+    def counted(self, text: str) -> str:
+        self._characters_left -= len(text)
+        if self._characters_left < 0:
+            most = f"{MAX_RESOLVED_CHARACTERS >> 20} MiB"
+            raise _ReferenceError("SC407", f"all references together give more than {most} of text")
+        return text
+
+
 class _Resolver:
     def __init__(
-        self, environ: Mapping[str, str], base_directory: Path, types_at: TypesAt, *, unresolved: bool
+        self,
+        environ: Mapping[str, str],
+        base_directory: Path,
+        types_at: TypesAt,
+        lookups: Lookups,
+        *,
+        unresolved: bool,
     ) -> None:
         self.leave = unresolved
+        self.lookups = lookups
         self.environ = environ
         self.base_directory = base_directory
         self.types_at = types_at
@@ -140,7 +181,7 @@ class _Resolver:
             self.referenced.add(pointer)
             if not found[2]:
                 raise _ReferenceError("SC402", "a `${` that is never closed", "write `$$` for a dollar")
-            return self.reference(found[1], pointer)
+            return self.lookups.counted(self.reference(found[1], pointer))
 
         try:
             result = _token.sub(replace, text)
@@ -165,7 +206,7 @@ class _Resolver:
             path = self.base_directory / found[1]
             self.files.append(path)
             self.secrets.add(pointer)
-            return _read(path, None if Path(found[1]).is_absolute() else _RELATIVE)
+            return self.lookups.read(path, None if Path(found[1]).is_absolute() else _RELATIVE)
         forms = "${env:NAME}, ${env:NAME:-default}, ${env:NAME:?message}, ${file:/path}"
         hint = f"there are {forms}, and $$ for a dollar"
         raise _ReferenceError("SC402", "this is no reference", hint)

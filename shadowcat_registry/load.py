@@ -13,7 +13,7 @@ from pathlib import Path
 from .assemble import Assembled, Known, assemble
 from .catalog import Catalog
 from .errors import ManifestError, ManifestNotFoundError
-from .includes import PartReader, expand, listings
+from .includes import DirectoryListings, PartReader, expand, listings
 from .interpolate import describe
 from .manifest import Manifest
 from .parse import MAX_BYTES
@@ -122,9 +122,10 @@ class ManifestLoader:
         with self._lock:
             files, patterns = self._files, self._patterns
         matches: list[Path] = []
+        known = DirectoryListings()
         for pattern in patterns:
             try:
-                matches += expand(pattern)
+                matches += expand(pattern, known)
             except OSError:
                 # Which files there are is not known; the next load says so. Not silence: what was known
                 # is watched on.

@@ -130,6 +130,7 @@ class _Anchor(NamedTuple):
     node: int
     nodes: int
     height: int
+    characters: int
 
 
 _Frame = tuple[dict[Any, Any] | list[Any], Any, int, str | None, int]
@@ -149,7 +150,9 @@ class _Reader:
         """None while the anchored collection is still open."""
         self.key_nodes: dict[int, tuple[dict[object, int | None], Iterator[tuple[int | None, int]]]] = {}
         """Of mappings in which a key is there twice: the nodes of their keys, as far as was looked."""
-        self.aliased_nodes = 0
+        self.aliased_nodes = self.aliased_characters = 0
+        self.characters_before: list[int] = []
+        """Of each anchored collection that is open."""
 
     def read(self) -> Document:
         text = self.document.text
@@ -224,7 +227,9 @@ class _Reader:
                     else:
                         key = value
                     if has_anchors and event.anchor is not None:
-                        self.add_anchor(event.anchor, start, _Anchor(value, len(starts) - 1, 1, 0))
+                        self.add_anchor(
+                            event.anchor, start, _Anchor(value, len(starts) - 1, 1, 0, end - start)
+                        )
                     continue
                 if plain:
                     if not value or value[0] in special:
@@ -233,7 +238,7 @@ class _Reader:
                     message = "an escape sequence for a character that cannot be in a value"
                     self.report("SC102", message, start, end)
                 if has_anchors and event.anchor is not None:
-                    self.add_anchor(event.anchor, start, _Anchor(value, len(starts) - 1, 1, 0))
+                    self.add_anchor(event.anchor, start, _Anchor(value, len(starts) - 1, 1, 0, end - start))
             elif kind is mapping_start or kind is sequence_start:
                 start = event.start_mark.index
                 if key is due:
@@ -246,6 +251,7 @@ class _Reader:
                 if has_anchors:
                     if event.anchor is not None:
                         self.add_anchor(event.anchor, start, None)
+                        self.characters_before.append(self.aliased_characters)
                     heights.append(0)
                     nodes_before = len(starts) + self.aliased_nodes
                 node, anchor = len(starts), event.anchor
@@ -276,7 +282,9 @@ class _Reader:
                         heights[-1] = height
                     if anchor is not None:
                         nodes = number + self.aliased_nodes - nodes_before
-                        self.anchors[anchor] = _Anchor(value, node, nodes, height)
+                        characters = self.aliased_characters - self.characters_before.pop()
+                        characters += ends[node] - starts[node]
+                        self.anchors[anchor] = _Anchor(value, node, nodes, height, characters)
                 container, key, node, anchor, nodes_before = stack.pop()
                 if key is None:
                     container.append(value)  # type: ignore[union-attr]  # no key: a list
@@ -400,6 +408,9 @@ class _Reader:
             hint = None if inside else "put quotes around a text that starts with *"
             self.fail("SC116", message, start, end, hint)
         self.aliased_nodes += target.nodes
+        self.aliased_characters += target.characters
+        if self.aliased_characters > MAX_BYTES:
+            self.fail("SC606", f"aliases stand for more than {MAX_BYTES >> 20} MiB of text", start, end)
         if self.aliased_nodes > MAX_ALIASED_NODES:
             self.fail("SC606", f"aliases stand for more than {MAX_ALIASED_NODES:,} values", start, end)
         if depth + target.height > MAX_DEPTH:

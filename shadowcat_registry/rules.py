@@ -121,6 +121,8 @@ def default_configs_are_used(candidate: Candidate) -> None:
     used = [entry.get("type") if isinstance(entry, dict) else None for entry in candidate.declared.values()]
     is_clear = candidate.is_whole and all(isinstance(it, str) and it in candidate.catalog for it in used)
     for name in candidate.default_configs:
+        if candidate.is_full:
+            return
         pointer = ("defaults", "config", name)
         if name not in candidate.catalog:
             candidate.add_unknown_type("SC304", name, pointer, on_key=True)
@@ -132,6 +134,8 @@ def default_configs_are_used(candidate: Candidate) -> None:
 def places_are_not_shared(candidate: Candidate) -> None:
     """What two providers want for themselves."""
     for place, other, is_same in overlaps(candidate.places):
+        if candidate.is_full:
+            return
         at = candidate.owners[other.provider].key_mark(("providers", other.provider))
         type_name = candidate.specs[place.provider].type
         pointer = candidate.place_of(place.provider, type_name, place.pointer)

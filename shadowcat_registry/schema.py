@@ -23,6 +23,8 @@ from .schema_walk import NAMED, Schema, mentions, subschemas, walk
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
+MAX_PROBLEMS: Final = 1_000
+"""In one config: nobody mends more by hand, and each takes time."""
 _MAX_NAME_CHARACTERS: Final = 1024
 """Of a field; each is matched against the patterns for names."""
 
@@ -152,6 +154,8 @@ def _problems(validator: Validator, schema: Schema, config: Any) -> tuple[Proble
         for error in validator.iter_errors(config):
             for problem in explain(error, schema):
                 found.setdefault((problem.pointer, problem.code, problem.message), problem)
+                if len(found) >= MAX_PROBLEMS:
+                    return merge_typos(tuple(found.values()))
     except RecursionError:
         return (Problem((), "SC501", "the schema of this type refers to itself without an end"),)
     return merge_typos(tuple(found.values()))

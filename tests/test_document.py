@@ -379,6 +379,15 @@ class TestAliases:
         assert isinstance(parse(text), list)
         assert [it.code for it in findings(text + "- *a\n")] == ["SC606"]
 
+    def test_aliases_count_by_their_text_too(self) -> None:
+        # Whoever joins or copies each text would have more of it than any machine has memory for.
+        text = "- &a " + "x" * 1_000_000 + "\n" + "- *a\n" * 16
+        assert isinstance(parse(text), list)
+        assert places(text + "- *a\n") == ["SC606 18:3"]
+        nested = "- &a " + "x" * 100_000 + "\n- &b [" + "*a, " * 10 + "]\n" + "- *b\n" * 15
+        assert isinstance(parse(nested), list)
+        assert places(nested + "- *b\n") == ["SC606 18:3"]
+
     def test_depth_is_counted_through_aliases(self) -> None:
         def chain(levels: int) -> str:
             deeper = [f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, levels)]

@@ -147,6 +147,10 @@ class TestDidYouMean:
     def test_it_is_silent_where_nothing_is_near(self) -> None:
         assert did_you_mean("zzz", ["directory"]) is None
 
+    def test_of_very_many_it_still_finds_the_nearest(self) -> None:
+        names = [f"provider-{number:050}" for number in range(20_000)]
+        assert did_you_mean("provider-" + "0" * 49 + "7", names) == f"did you mean `{names[7]}`?"
+
     def test_a_name_of_a_megabyte_costs_nothing(self) -> None:
         assert did_you_mean("a" * 1_000_000, ["a" * 1_000_000, "b"]) is None
 

@@ -270,6 +270,20 @@ class TestWhatIsWrong:
         monkeypatch.setattr(parse, "MAX_NODES", 18)
         assert folder.places() == ["SC603 b.yml:3:3"]
 
+    def test_a_list_is_not_followed_without_an_end(self, folder: Folder) -> None:
+        entries = "".join(f"- none{number}*.yaml\n" for number in range(MAX_FILES + 1))
+        folder.write({"registry.yaml": f"include:\n{entries}{memory('a')}"})
+        assert folder.places() == [f"SC609 registry.yaml:{MAX_FILES + 3}:3"]
+
+    def test_nor_are_more_names_looked_at_than_in_a_moment(
+        self, folder: Folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(includes, "_MAX_LOOKS", 6)
+        folder.write({"registry.yaml": f"include: ['a*', 'b*']\n{memory('a')}"})
+        assert list(folder.load().providers) == ["a"]
+        folder.write({"c": "", "d": ""})
+        assert folder.places() == ["SC117 registry.yaml:2:17"]
+
     def test_what_is_broken_takes_its_part_of_them(
         self, folder: Folder, monkeypatch: pytest.MonkeyPatch
     ) -> None:

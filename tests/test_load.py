@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from shadowcat_registry import candidate, interpolate
 from shadowcat_registry.backend import CreateContext, TapeStorageBackend
 from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.errors import InvalidConfigError, ManifestError, ManifestNotFoundError
@@ -27,6 +28,7 @@ from shadowcat_registry.load import load_manifest, parse_manifest
 from shadowcat_registry.manifest import Manifest
 from shadowcat_registry.metadata import Config, HealthPolicy, ProviderCapability
 from shadowcat_registry.parse import MAX_BYTES, MAX_FINDINGS
+from shadowcat_registry.sight import read_settled
 
 VAULT_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -361,6 +363,88 @@ class TestFactories:
         )
         assert done.stdout.split(b"\n")[:2] == [b"['f', 'm']", b"[]"], done.stderr
         assert [path.name for path in tmp_path.iterdir()] == ["r.yaml"]
+
+
+class TestBudgets:
+    """What is short to write and long to check is refused before it is checked."""
+
+    def test_as_many_providers_as_nobody_has(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(candidate, "MAX_PROVIDERS", 3)
+        names = "".join(f"  p{i}: {{type: memory}}\n" for i in range(3))
+        assert len(parse(f"version: 1\nproviders:\n{names}").providers) == 3
+        assert lines(f"version: 1\nproviders:\n{names}  q: {{}}\n  r: []\n") == ["SC610 6:3"]
+
+    def test_defaults_for_as_many_types(self) -> None:
+        types = "".join(f"t{i}: {{}}, " for i in range(candidate.MAX_DEFAULT_CONFIGS + 1))
+        text = f"version: 1\ndefaults: {{config: {{{types}}}}}\nproviders: {{a: {{type: memory}}}}"
+        assert lines(text) == ["SC610 2:12"]
+
+    @pytest.mark.parametrize(
+        "default",
+        [
+            "[" + "1," * 5_000 + "]",
+            f"'{'x' * 200_000}'",
+            "{" + "".join(f"{'y' * 990}{i}: 1," for i in range(200)) + "}",
+        ],
+    )
+    def test_defaults_count_in_each_provider_that_they_are_merged_into(self, default: str) -> None:
+        text = f"version: 1\ndefaults: {{config: {{memory: {{x: {default}}}}}}}\nproviders:\n"
+        few = "".join(f"  p{i}: {{type: memory}}\n" for i in range(2))
+        many = "".join(f"  p{i}: {{type: memory}}\n" for i in range(100))
+        assert lines(text + few) == ["SC201 2:30"]
+        assert lines(text + many) == ["SC611 2:21"]
+
+    def test_what_references_give_counts_together(self, tmp_path: Path) -> None:
+        (tmp_path / "long").write_text("x" * 60_000)
+        path = tmp_path / "r.yaml"
+        whole = "${file:long}" * 200
+        path.write_text(
+            f"version: 1\nproviders: {{a: {{type: filesystem, config: {{directory: '{whole}'}}}}}}"
+        )
+        assert len(load_manifest(path, Catalog()).providers["a"].config["directory"]) > 200 * 60_000
+        second = f"b: {{type: filesystem, config: {{directory: 'b{whole}'}}}}"
+        path.write_text(path.read_text()[:-1] + f", {second}}}")
+        with pytest.raises(ManifestError) as caught:
+            load_manifest(path, Catalog())
+        assert [it.code for it in caught.value.findings] == ["SC407"]
+
+    def test_a_file_is_read_once_for_all_that_refer_to_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[Path] = []
+        real = read_settled
+
+        def counted(path: Path, *, limit_bytes: int) -> bytes:
+            read.append(path)
+            return real(path, limit_bytes=limit_bytes)
+
+        monkeypatch.setattr(interpolate, "read_settled", counted)
+        (tmp_path / "dir").write_text("tapes")
+        path = tmp_path / "r.yaml"
+        config = "{directory: '${file:dir}/NAME'}"
+        entries = "".join(
+            f"  {name}: {{type: filesystem, config: {config.replace('NAME', name)}}}\n" for name in "abc"
+        )
+        path.write_text(f"version: 1\nproviders:\n{entries}")
+        assert len(load_manifest(path, Catalog()).providers) == 3
+        assert read == [tmp_path / "dir"]
+
+    def test_findings_stop_being_looked_for(self) -> None:
+        unknown = "".join(f"k{i}: 1, " for i in range(3_000))
+        text = f"version: 1\nproviders: {{a: {{type: memory, config: {{{unknown}}}}}}}"
+        with pytest.raises(ManifestError) as caught:
+            parse(text)
+        assert caught.value.findings[-1].message == "and at least 950 more findings"
+        wrong = "".join(f"  p{i}: {{type: nope}}\n" for i in range(1_500))
+        with pytest.raises(ManifestError) as caught:
+            parse(f"version: 1\nproviders:\n{wrong}")
+        assert caught.value.findings[-1].message == "and at least 950 more findings"
+
+    def test_a_valid_manifest_may_have_any_number_of_warnings(self) -> None:
+        many = "".join(f"  p{i}: {{type: filesystem, config: {{directory: ../{i}}}}}\n" for i in range(1_100))
+        loaded = parse(f"version: 1\nproviders:\n{many}")
+        assert len(loaded.providers) == 1_100
+        assert loaded.warnings[-1].message == "and at least 950 more findings"
 
 
 class TestRobustness:

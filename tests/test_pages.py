@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowcat_registry import core_schema, pages, parse
+from shadowcat_registry import candidate, core_schema, interpolate, pages, parse
 from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.codes import CODES
 from shadowcat_registry.errors import Finding, ManifestError
@@ -25,6 +25,7 @@ WITHOUT_EXAMPLE = {
     "SC308": "about several files",
     "SC315": "about a provider type",
     "SC406": "about the permissions of a file",
+    "SC407": "too long",
     "SC501": "about a provider type",
     "SC502": "about a provider type",
     "SC601": "too long",
@@ -33,6 +34,8 @@ WITHOUT_EXAMPLE = {
     "SC607": "too long",
     "SC608": "about several files",
     "SC609": "about several files",
+    "SC610": "too long",
+    "SC611": "too long",
     "SC701": "about a process",
     "SC702": "about a process",
     "SC703": "about a process",
@@ -95,6 +98,11 @@ class TestPages:
             ("SC603", f"{parse.MAX_NODES:,} values"),
             ("SC603", f"{parse.MAX_COLLECTIONS:,} lists and mappings"),
             ("SC603", f"{parse.MAX_ANCHORS:,} anchors"),
+            ("SC407", f"{interpolate.MAX_RESOLVED_CHARACTERS >> 20} MiB"),
+            ("SC610", f"{candidate.MAX_PROVIDERS:,} providers"),
+            ("SC610", f"{candidate.MAX_DEFAULT_CONFIGS:,} types"),
+            ("SC611", f"{parse.MAX_NODES:,} values"),
+            ("SC611", f"{parse.MAX_BYTES >> 20} MiB"),
             ("SC604", f"{parse.MAX_SCALAR_CHARACTERS:,} characters"),
             ("SC605", f"{core_schema.MAX_DIGITS} digits"),
             ("SC606", f"{parse.MAX_ALIASED_NODES:,} values"),
