@@ -42,8 +42,11 @@ class SqliteAppender:
             self._look_again()
         rows, end = segments.rows_of(self._no, self._end, lines)
         self._unsettled = True
-        with file.connections.writing(self._tape_id, grows=size_bytes) as db:
-            segments.insert(db, rows)
+        if len(rows) == 1:
+            file.connections.insert(segments.INSERT, rows[0], self._tape_id, size_bytes)
+        else:
+            with file.connections.writing(self._tape_id, grows=size_bytes) as db:
+                segments.insert(db, rows)
         self._end = end
         self._size_bytes += size_bytes
         self._unsettled = False
