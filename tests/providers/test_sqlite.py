@@ -29,6 +29,7 @@ from shadowcat_registry.metadata import ProviderCapability
 from shadowcat_registry.providers import sqlite
 from shadowcat_registry.providers.sqlite import SqliteProviderFactory, connections, files, layout, segments
 from shadowcat_registry.providers.sqlite.backend import SqliteBackend
+from shadowcat_registry.recorder import TapeRecorder
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tape import Direction
 
@@ -373,6 +374,7 @@ class TestSpace:
             tape = storage.record("s", tape_id="t")
             tape.append(C2S, b"1")
             real = os.statvfs(tmp_path)
+            monkeypatch.setattr(connections, "_SPACE_SECONDS", -1)  # what was seen before does not count
 
             class Status:
                 f_bavail, f_frsize = 1000, 4096
@@ -510,6 +512,45 @@ class TestWithoutFts5:
             record(storage, "t", 1500)
             storage.delete("t")
         backend.close()
+
+
+class TestCatchingUp:
+    def test_a_search_that_finds_all_indexed_waits_for_no_writer(self, tmp_path: Path) -> None:
+        backend = open_backend("sqlite", tmp_path, {"busy_timeout_ms": 0})
+        with handle(backend) as storage, storage.record("s", tape_id="live") as tape:
+            tape.append(C2S, b'"zebra"')
+            assert len(storage.search("zebra").items) == 1
+            found: list[object] = []
+            with storage.transaction():
+                thread = threading.Thread(target=lambda: found.extend(storage.search("zebra").items))
+                thread.start()
+                thread.join()
+            assert len(found) == 1
+        backend.close()
+
+    def test_what_a_search_settles_is_not_what_somebody_writes(
+        self, storage: TapeStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        storage.record("s", tape_id="t").detach()
+        with closing(sqlite3.connect(backend_of(storage)._file.path)) as db:
+            db.execute("INSERT INTO unindexed VALUES (1)")
+            db.execute("INSERT INTO unsettled VALUES (1)")
+            db.commit()
+        file = backend_of(storage)._file
+        real = file.locks.is_free
+        tapes: list[TapeRecorder] = []
+
+        def resumed_in_between(no: int) -> bool:
+            is_free = real(no)
+            if not tapes:
+                tapes.append(storage.resume("t")[0])
+            return is_free
+
+        monkeypatch.setattr(file.locks, "is_free", resumed_in_between)
+        storage.search("x")
+        tapes[0].append(C2S, b'"%s"' % (b"x" * 1000))
+        assert storage.stats().size_bytes > 1000
+        tapes[0].abort()
 
 
 class TestQueries:

@@ -17,7 +17,7 @@ from ...backend import SearchHit, SearchPage
 from ...errors import StorageDamagedError
 from ...tape import frame_seq
 from .layout import LINE_BITS, LINES
-from .segments import Segments
+from .segments import Segments, end_of
 from .words import TOKENIZER, query_of, snippets, text_of
 
 BATCH_LINES: Final = 1000
@@ -53,6 +53,12 @@ class Index:
     def behind(db: sqlite3.Connection) -> list[int]:
         """The numbers of the tapes that may have lines which are not indexed."""
         return [no for (no,) in db.execute("SELECT no FROM unindexed ORDER BY no")]
+
+    @staticmethod
+    def is_complete(db: sqlite3.Connection, no: int) -> bool:
+        """Whether all lines of a tape are indexed, or it is not there any more."""
+        row = db.execute("SELECT indexed FROM tape WHERE no = ?", (no,)).fetchone()
+        return row is None or row[0] == end_of(db, no).line
 
     def catch_up(self, db: sqlite3.Connection, no: int) -> bool:
         """Index at most one batch of a tape; whether that was the last of it."""
