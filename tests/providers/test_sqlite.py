@@ -188,8 +188,13 @@ class TestFile:
         path.mkdir()
         with pytest.raises(StorageUnavailableError, match="Not a regular file"):
             SqliteProviderFactory().check({}, Context(tmp_path))
-        with pytest.raises(OSError, match="directory"):
+        with pytest.raises(StorageUnavailableError, match="Not a regular file"):
             SqliteProviderFactory().create({}, Context(tmp_path))
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+    def test_a_pipe_in_its_place_blocks_nobody(self, tmp_path: Path, path: Path) -> None:
+        os.mkfifo(path)
+        refused(tmp_path, "Not a regular file")
 
     def test_a_check_touches_nothing(self, tmp_path: Path) -> None:
         SqliteProviderFactory().check({"path": "a/b.db"}, Context(tmp_path))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
@@ -103,10 +104,16 @@ def check_header(path: Path) -> bool:
         OSError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            header = file.read(_HEADER_BYTES)
+        # A FIFO must not block us; O_NONBLOCK means nothing to a regular file.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         return False
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise StorageUnavailableError(f"Not a regular file: {path}")
+        header = os.read(descriptor, _HEADER_BYTES)
+    finally:
+        os.close(descriptor)
     if not header:
         return False
     if not header.startswith(_MAGIC) or len(header) < _HEADER_BYTES:

@@ -21,7 +21,7 @@ from .files import File
 from .index import BATCH_BYTES
 from .layout import LINE_BITS, LINES
 
-_CLEARED_BYTES: Final = 4 * 1024 * 1024
+_CLEARED_BYTES: Final = 1024 * 1024
 _CLEARED_SEGMENTS: Final = 1000
 _VACUUMED_PAGES: Final = 2000
 _COPIED_PAGES: Final = 1000
