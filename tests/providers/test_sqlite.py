@@ -468,6 +468,38 @@ class TestSegments:
         tape.finalize()
         assert [json.loads(line)["env"]["message"] for line in list(storage.read("t"))[1:]] == [1, 2, 3]
 
+    def test_a_reader_that_a_deletion_overtakes_is_told_that_too(
+        self, storage: TapeStorage, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(segments, "_SEGMENT_BYTES", 500)
+        monkeypatch.setattr(segments, "_CHUNK_BYTES", 500)
+        record(storage, "t", 50, 100)
+        reader = storage.read("t")
+        next(reader)
+        with closing(sqlite3.connect(path)) as db:  # the deletion, and the first part of clearing away
+            db.execute("INSERT INTO doomed SELECT no, indexed FROM tape")
+            db.execute("DELETE FROM tape")
+            db.execute("DELETE FROM segment WHERE key IN (SELECT key FROM segment ORDER BY key LIMIT 4)")
+            db.commit()
+        with pytest.raises(TapeNotFoundError):
+            list(reader)
+
+    def test_what_a_transaction_raises_is_its_own_affair(self, storage: TapeStorage) -> None:
+        def fail() -> None:
+            with storage.use.source.backend.transaction():  # type: ignore[attr-defined]
+                sqlite3.connect(":memory:").execute("no SQL of ours")
+
+        with pytest.raises(sqlite3.OperationalError, match="syntax error"):
+            fail()
+
+    def test_a_lock_file_that_was_removed_is_still_ours(self, storage: TapeStorage, tmp_path: Path) -> None:
+        with storage.record("s", tape_id="t"):
+            (tmp_path / "tapes.db-lock").unlink()
+            other = open_backend("sqlite", tmp_path)
+            with handle(other) as through, pytest.raises(TapeBusyError):
+                through.resume("t")
+            other.close()
+
 
 class TestWithoutFts5:
     @pytest.fixture
@@ -647,6 +679,16 @@ class TestBackup:
             assert len(copied.search("99").items) == 20
         copy.close()
         assert not [each for each in tmp_path.iterdir() if "partial" in each.name]
+
+    def test_a_backup_can_be_used_as_a_storage(self, storage: TapeStorage, tmp_path: Path) -> None:
+        record(storage, "t")
+        backend_of(storage).backup(tmp_path / "copy.db")
+        copy = open_backend("sqlite", tmp_path, {"path": "copy.db"})
+        with handle(copy) as copied:
+            with closing(sqlite3.connect(tmp_path / "copy.db")) as db:
+                assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            record(copied, "u")
+        copy.close()
 
     def test_nothing_is_replaced_unless_that_was_asked_for(
         self, storage: TapeStorage, tmp_path: Path

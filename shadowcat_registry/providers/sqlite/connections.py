@@ -29,7 +29,7 @@ from ...errors import (
     StorageUnavailableError,
     TransactionError,
 )
-from .failures import failure
+from .failures import failure, translated
 
 _IDLE: Final = 4
 """How many connections are kept for the next user."""
@@ -237,23 +237,24 @@ class Connections:
         """Raises: TransactionError: this thread is in one already."""
         if self.transaction_here() is not None:
             raise TransactionError("a transaction cannot be begun within another one")
-        try:
-            with self._writer() as db:
-                transaction = Transaction(db)
+        with self._writer() as db:
+            transaction = Transaction(db)
+            with translated(self.path):  # around our own statements: what the block raises is its own affair
+                db.execute("BEGIN IMMEDIATE")
+            try:
+                self._transaction = transaction
                 try:
-                    with committed(db):
-                        self._transaction = transaction
-                        try:
-                            yield transaction
-                            transaction.check_alive()
-                        finally:
-                            self._transaction = None
-                    transaction.state = "committed"
+                    yield transaction
                 finally:
-                    if transaction.state != "committed":
+                    self._transaction = None
+                transaction.check_alive()
+                with translated(self.path):
+                    db.execute("COMMIT")
+                transaction.state = "committed"
+            finally:
+                if transaction.state != "committed":
+                    with translated(self.path):
                         transaction.roll_back()
-        except sqlite3.Error as error:
-            raise failure(error, self.path) from error
 
     # -- the end, and forks ---------------------------------------------------------------------
 
@@ -308,8 +309,12 @@ class Transaction:
 
     def roll_back(self) -> None:
         self.state = "rolled back"
-        for undo in self._undo:
-            undo()
+        try:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+        finally:
+            for undo in self._undo:
+                undo()
 
     def check_alive(self) -> None:
         """Raises: TransactionError: SQLite has rolled it back already, after a full disk for example."""

@@ -162,18 +162,20 @@ def bring_up_to_date(db: sqlite3.Connection, path: Path) -> None:
     Raises:
         StorageUnavailableError: the file is newer than this code.
     """
-    if _version(db) == len(MIGRATIONS):
-        return
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        version = _version(db)  # again: somebody else may have been faster
-        check_version(path, version)
-        _migrate(db, version)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
+    if _version(db) != len(MIGRATIONS):
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            version = _version(db)  # again: somebody else may have been faster
+            check_version(path, version)
+            _migrate(db, version)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+    # A backup is one file without a log, and so are others that were copied by hand.
+    if (mode := db.execute("PRAGMA journal_mode = WAL").fetchone()[0]) != "wal":
+        raise StorageUnavailableError(f"SQLite keeps no log here (its mode stays {mode!r}): {path}")
 
 
 def _migrate(db: sqlite3.Connection, version: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from ...errors import StorageDamagedError
+from ...errors import StorageDamagedError, TapeNotFoundError
 from ...tape import frame_seq
 from .layout import LINE_BITS, LINES
 
@@ -144,6 +144,8 @@ class Segments:
             _range(no, first),
         ):
             if key % LINES != line:
+                if not db.execute("SELECT 1 FROM tape WHERE no = ?", (no,)).fetchone():
+                    raise TapeNotFoundError(tape_id)  # it is being cleared away
                 raise self._damaged(tape_id, f"what should follow its line {line} is missing")
             self._check(tape_id, key, checksum, blob)
             blobs.append(blob)
