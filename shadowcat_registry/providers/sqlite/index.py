@@ -24,7 +24,7 @@ BATCH_LINES: Final = 1000
 BATCH_BYTES: Final = 1 << 20
 _RANKED: Final = 50_000
 """So many of the newest matches are ranked: all of them would take seconds where a word is everywhere."""
-_MERGED_PAGES: Final = 500
+_MERGED_PAGES: Final = 64
 
 
 def has_fts5(db: sqlite3.Connection) -> bool:
@@ -106,7 +106,7 @@ class Index:
         if db.execute("SELECT NOT EXISTS (SELECT 1 FROM tape)").fetchone()[0]:
             db.execute("INSERT INTO words (words) VALUES ('delete-all')")
         else:
-            db.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (-_MERGED_PAGES,))
+            db.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (_MERGED_PAGES,))
 
     def search(self, db: sqlite3.Connection, text: str, offset: int, limit: int) -> SearchPage:
         query = query_of(text)
