@@ -37,6 +37,13 @@ def directory() -> Iterator[Path]:
         yield path
 
 
+@pytest.fixture(autouse=True)
+def _nothing_of_others(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """What else runs on this machine is not found."""
+    monkeypatch.setattr("tempfile.tempdir", str(directory))
+    monkeypatch.setattr("shadowcat_registry.control_socket._LAST_RESORT", str(directory))
+
+
 @pytest.fixture
 def environ(directory: Path) -> dict[str, str]:
     return {"XDG_RUNTIME_DIR": str(directory)}
