@@ -486,8 +486,8 @@ class TestSegments:
 
     def test_what_a_transaction_raises_is_its_own_affair(self, storage: TapeStorage) -> None:
         def fail() -> None:
-            with storage.use.source.backend.transaction():  # type: ignore[attr-defined]
-                sqlite3.connect(":memory:").execute("no SQL of ours")
+            with backend_of(storage).transaction(), closing(sqlite3.connect(":memory:")) as db:
+                db.execute("no SQL of ours")
 
         with pytest.raises(sqlite3.OperationalError, match="syntax error"):
             fail()
