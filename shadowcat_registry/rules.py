@@ -141,7 +141,7 @@ def places_are_not_shared(candidate: Candidate) -> None:
         pointer = candidate.place_of(place.provider, type_name, place.pointer)
         if pointer[0] == "defaults" or not exists_at(candidate.owners[place.provider].value, pointer):
             pointer = ("providers", place.provider)  # it is the default: what is declared is to be mended
-        hint = f"`{other.provider}` is at {at}; give each a directory of its own"
+        hint = f"`{other.provider}` is at {at}; give each a place of its own"
         if is_same:
             message = f"the providers `{other.provider}` and `{place.provider}` are at the same place"
             candidate.add("SC309", message, pointer, hint, on_key=len(pointer) == 2)

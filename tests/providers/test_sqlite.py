@@ -29,6 +29,7 @@ from shadowcat_registry.metadata import ProviderCapability
 from shadowcat_registry.providers import sqlite
 from shadowcat_registry.providers.sqlite import SqliteProviderFactory, connections, files, layout, segments
 from shadowcat_registry.providers.sqlite.backend import SqliteBackend
+from shadowcat_registry.recorder import TapeRecorder
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tape import Direction
 
@@ -187,8 +188,13 @@ class TestFile:
         path.mkdir()
         with pytest.raises(StorageUnavailableError, match="Not a regular file"):
             SqliteProviderFactory().check({}, Context(tmp_path))
-        with pytest.raises(OSError, match="directory"):
+        with pytest.raises(StorageUnavailableError, match="Not a regular file"):
             SqliteProviderFactory().create({}, Context(tmp_path))
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+    def test_a_pipe_in_its_place_blocks_nobody(self, tmp_path: Path, path: Path) -> None:
+        os.mkfifo(path)
+        refused(tmp_path, "Not a regular file")
 
     def test_a_check_touches_nothing(self, tmp_path: Path) -> None:
         SqliteProviderFactory().check({"path": "a/b.db"}, Context(tmp_path))
@@ -373,6 +379,7 @@ class TestSpace:
             tape = storage.record("s", tape_id="t")
             tape.append(C2S, b"1")
             real = os.statvfs(tmp_path)
+            monkeypatch.setattr(connections, "_SPACE_SECONDS", -1)  # what was seen before does not count
 
             class Status:
                 f_bavail, f_frsize = 1000, 4096
@@ -461,6 +468,38 @@ class TestSegments:
         tape.finalize()
         assert [json.loads(line)["env"]["message"] for line in list(storage.read("t"))[1:]] == [1, 2, 3]
 
+    def test_a_reader_that_a_deletion_overtakes_is_told_that_too(
+        self, storage: TapeStorage, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(segments, "_SEGMENT_BYTES", 500)
+        monkeypatch.setattr(segments, "_CHUNK_BYTES", 500)
+        record(storage, "t", 50, 100)
+        reader = storage.read("t")
+        next(reader)
+        with closing(sqlite3.connect(path)) as db:  # the deletion, and the first part of clearing away
+            db.execute("INSERT INTO doomed SELECT no, indexed FROM tape")
+            db.execute("DELETE FROM tape")
+            db.execute("DELETE FROM segment WHERE key IN (SELECT key FROM segment ORDER BY key LIMIT 4)")
+            db.commit()
+        with pytest.raises(TapeNotFoundError):
+            list(reader)
+
+    def test_what_a_transaction_raises_is_its_own_affair(self, storage: TapeStorage) -> None:
+        def fail() -> None:
+            with backend_of(storage).transaction(), closing(sqlite3.connect(":memory:")) as db:
+                db.execute("no SQL of ours")
+
+        with pytest.raises(sqlite3.OperationalError, match="syntax error"):
+            fail()
+
+    def test_a_lock_file_that_was_removed_is_still_ours(self, storage: TapeStorage, tmp_path: Path) -> None:
+        with storage.record("s", tape_id="t"):
+            (tmp_path / "tapes.db-lock").unlink()
+            other = open_backend("sqlite", tmp_path)
+            with handle(other) as through, pytest.raises(TapeBusyError):
+                through.resume("t")
+            other.close()
+
 
 class TestWithoutFts5:
     @pytest.fixture
@@ -510,6 +549,45 @@ class TestWithoutFts5:
             record(storage, "t", 1500)
             storage.delete("t")
         backend.close()
+
+
+class TestCatchingUp:
+    def test_a_search_that_finds_all_indexed_waits_for_no_writer(self, tmp_path: Path) -> None:
+        backend = open_backend("sqlite", tmp_path, {"busy_timeout_ms": 0})
+        with handle(backend) as storage, storage.record("s", tape_id="live") as tape:
+            tape.append(C2S, b'"zebra"')
+            assert len(storage.search("zebra").items) == 1
+            found: list[object] = []
+            with storage.transaction():
+                thread = threading.Thread(target=lambda: found.extend(storage.search("zebra").items))
+                thread.start()
+                thread.join()
+            assert len(found) == 1
+        backend.close()
+
+    def test_what_a_search_settles_is_not_what_somebody_writes(
+        self, storage: TapeStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        storage.record("s", tape_id="t").detach()
+        with closing(sqlite3.connect(backend_of(storage)._file.path)) as db:
+            db.execute("INSERT INTO unindexed VALUES (1)")
+            db.execute("INSERT INTO unsettled VALUES (1)")
+            db.commit()
+        file = backend_of(storage)._file
+        real = file.locks.is_free
+        tapes: list[TapeRecorder] = []
+
+        def resumed_in_between(no: int) -> bool:
+            is_free = real(no)
+            if not tapes:
+                tapes.append(storage.resume("t")[0])
+            return is_free
+
+        monkeypatch.setattr(file.locks, "is_free", resumed_in_between)
+        storage.search("x")
+        tapes[0].append(C2S, b'"%s"' % (b"x" * 1000))
+        assert storage.stats().size_bytes > 1000
+        tapes[0].abort()
 
 
 class TestQueries:
@@ -601,6 +679,16 @@ class TestBackup:
             assert len(copied.search("99").items) == 20
         copy.close()
         assert not [each for each in tmp_path.iterdir() if "partial" in each.name]
+
+    def test_a_backup_can_be_used_as_a_storage(self, storage: TapeStorage, tmp_path: Path) -> None:
+        record(storage, "t")
+        backend_of(storage).backup(tmp_path / "copy.db")
+        copy = open_backend("sqlite", tmp_path, {"path": "copy.db"})
+        with handle(copy) as copied:
+            with closing(sqlite3.connect(tmp_path / "copy.db")) as db:
+                assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            record(copied, "u")
+        copy.close()
 
     def test_nothing_is_replaced_unless_that_was_asked_for(
         self, storage: TapeStorage, tmp_path: Path

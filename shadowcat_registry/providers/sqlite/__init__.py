@@ -25,7 +25,7 @@ from .locks import is_open_here
 
 _DEFAULT_PATH: Final = "./tapes.db"
 _BUSY_TIMEOUT_MS: Final = 5000
-_MIN_FREE_BYTES: Final = 8 * 1024 * 1024
+_MIN_FREE_BYTES: Final = 16 * 1024 * 1024
 
 
 class SqliteProviderFactory:

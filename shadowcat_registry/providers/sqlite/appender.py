@@ -23,7 +23,8 @@ class SqliteAppender:
         self._no: Final = no
         self._end = end
         self._size_bytes = size_bytes
-        self._unsettled = False  # an append was interrupted, and nobody knows whether it is in
+        # What an append that was interrupted would have led to: nobody knows whether it is in.
+        self._unsettled: tuple[End, int] | None = None
         self._pending_lines = self._pending_bytes = 0
         self._closed = False
         # The transaction of the user's that it was opened in, until that one has ended.
@@ -38,25 +39,28 @@ class SqliteAppender:
         file = self._file
         file.look()
         size_bytes = sum(map(len, lines))
-        if self._unsettled:
-            self._look_again()
+        if self._unsettled is not None:
+            self._look_again(*self._unsettled)
         rows, end = segments.rows_of(self._no, self._end, lines)
-        self._unsettled = True
-        with file.connections.writing(self._tape_id, grows=size_bytes) as db:
-            segments.insert(db, rows)
+        self._unsettled = end, self._size_bytes + size_bytes
+        if len(rows) == 1:
+            file.connections.insert(segments.INSERT, rows[0], self._tape_id, size_bytes)
+        else:
+            with file.connections.writing(self._tape_id, grows=size_bytes) as db:
+                segments.insert(db, rows)
         self._end = end
         self._size_bytes += size_bytes
-        self._unsettled = False
+        self._unsettled = None
         self._pending_lines += len(lines)
         self._pending_bytes += size_bytes
         if self._pending_lines >= BATCH_LINES or self._pending_bytes >= BATCH_BYTES:
             self._index()
 
-    def _look_again(self) -> None:
+    def _look_again(self, end: End, size_bytes: int) -> None:
         with self._file.connections.reading(self._tape_id) as db:
-            self._end = segments.end_of(db, self._no)
-            self._size_bytes = segments.size_of(db, self._no)
-        self._unsettled = False
+            if segments.end_of(db, self._no) == end:
+                self._end, self._size_bytes = end, size_bytes
+        self._unsettled = None
 
     def _index(self) -> None:
         """What is acknowledged is in the tape; that it cannot be indexed now is no reason to fail."""
@@ -101,8 +105,8 @@ class SqliteAppender:
         self._closed = True
         try:
             if self._transaction is None or self._transaction.state != "rolled back":
-                if self._unsettled:
-                    self._look_again()
+                if self._unsettled is not None:
+                    self._look_again(*self._unsettled)
                 self._index()
                 upkeep.settle(self._file, self._no, self._size_bytes)
         except (StorageError, OSError) as error:  # only what can be derived again is behind now

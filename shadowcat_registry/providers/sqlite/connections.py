@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -29,11 +29,14 @@ from ...errors import (
     StorageUnavailableError,
     TransactionError,
 )
-from .failures import failure
+from .failures import failure, translated
 
 _IDLE: Final = 4
 """How many connections are kept for the next user."""
 _FORK_PATIENCE_SECONDS: Final = 2.0
+_SPACE_SECONDS: Final = 0.01
+_SPACE_BYTES: Final = 1 << 20
+"""So long, and for so much, what was seen of the free space counts."""
 _LOG_BYTES: Final = 64 * 1024 * 1024
 """What the write-ahead log keeps of its size when it starts over."""
 
@@ -46,17 +49,23 @@ class Connections:
         self.path: Final = path
         self._patience_seconds = busy_timeout_seconds
         self._min_free_bytes = min_free_bytes
-        # Guards all below; nothing but closing an idle connection is done under it.
-        self._guard = threading.Condition(threading.Lock())
+        self._directory = str(path.parent)
+        self._space_from, self._space_grown = -1.0, 0  # since when, and how much, nobody looked at the space
+        self._renew_locks()
         self._idle: list[sqlite3.Connection] = []
         self._out: dict[int, tuple[sqlite3.Connection, int]] = {}  # by id: the connection, and its thread
         self._closed = False
         self._forked = False
         self._paused = False
-        self._turn = threading.Lock()
         self._transaction: Transaction | None = None
         forks.around(self, Connections._before_fork, Connections._after_fork)
         forks.in_child(self, Connections._start_anew)
+
+    def _renew_locks(self) -> None:
+        # Guards all of the state; nothing but opening and closing a connection of ours is done under it.
+        self._guard = threading.Lock()
+        self._change = threading.Condition(self._guard)
+        self._turn = threading.Lock()
 
     # -- one connection -------------------------------------------------------------------------
 
@@ -86,7 +95,7 @@ class Connections:
     def _take(self) -> sqlite3.Connection:
         with self._guard:
             while self._paused:
-                self._guard.wait()
+                self._change.wait()
             self._check_open()
             db = self._idle.pop() if self._idle else None
             if db is None:
@@ -100,7 +109,8 @@ class Connections:
             keep = not (self._closed or self._forked) and len(self._idle) < _IDLE
             if keep:
                 self._idle.append(db)
-            self._guard.notify_all()
+            if self._paused:
+                self._change.notify_all()
         if not keep and not self._forked:
             db.close()
 
@@ -147,6 +157,33 @@ class Connections:
         except (sqlite3.Error, OverflowError) as error:
             raise failure(error, self.path, tape_id) from error
 
+    def insert(self, statement: str, values: Sequence[object], tape_id: str, grows: int) -> None:
+        """One statement that is a whole `writing` block: without the two others that such a block takes, and
+        without the block, since this is what every frame goes through."""
+        self._check_space(grows)
+        try:
+            if (transaction := self.transaction_here()) is not None:
+                with transaction.part() as db:
+                    db.execute(statement, values)
+                return
+            self._take_turn()
+            try:
+                db = self._take()
+                try:
+                    db.execute(statement, values)
+                finally:
+                    self._give(db)
+            finally:
+                self._turn.release()
+        except (sqlite3.Error, OverflowError) as error:
+            raise failure(error, self.path, tape_id) from error
+
+    def _take_turn(self) -> None:
+        if not self._turn.acquire(timeout=self._patience_seconds):
+            raise StorageUnavailableError(
+                f"another thread has been writing all the while (`busy_timeout_ms`): {self.path}"
+            )
+
     @contextmanager
     def alone(self) -> Iterator[sqlite3.Connection]:
         """The turn to write, and a connection that is in no transaction: for what SQLite does outside of
@@ -159,10 +196,7 @@ class Connections:
 
     @contextmanager
     def _writer(self) -> Iterator[sqlite3.Connection]:
-        if not self._turn.acquire(timeout=self._patience_seconds):
-            raise StorageUnavailableError(
-                f"another thread has been writing all the while (`busy_timeout_ms`): {self.path}"
-            )
+        self._take_turn()
         try:
             db = self._take()
             try:
@@ -175,13 +209,19 @@ class Connections:
     def _check_space(self, grows: int) -> None:
         """SQLite maps its index of the log into memory; where no block can be had for that, the system
         kills the process (SIGBUS). So we never let it come to that."""
+        now = monotonic()
+        self._space_grown += grows
+        if now < self._space_from + _SPACE_SECONDS and self._space_grown < _SPACE_BYTES:
+            return
+        self._space_from, self._space_grown = -1.0, 0
         if not hasattr(os, "statvfs"):
             return
-        status = os.statvfs(self.path.parent)
+        status = os.statvfs(self._directory)
         if status.f_bavail * status.f_frsize - grows < self._min_free_bytes:
             raise StorageFullError(
                 f"less than {self._min_free_bytes:,} bytes would stay free (`min_free_bytes`): {self.path}"
             )
+        self._space_from = now
 
     # -- a transaction of the user's ------------------------------------------------------------
 
@@ -197,23 +237,24 @@ class Connections:
         """Raises: TransactionError: this thread is in one already."""
         if self.transaction_here() is not None:
             raise TransactionError("a transaction cannot be begun within another one")
-        try:
-            with self._writer() as db:
-                transaction = Transaction(db)
+        with self._writer() as db:
+            transaction = Transaction(db)
+            with translated(self.path):  # around our own statements: what the block raises is its own affair
+                db.execute("BEGIN IMMEDIATE")
+            try:
+                self._transaction = transaction
                 try:
-                    with committed(db):
-                        self._transaction = transaction
-                        try:
-                            yield transaction
-                            transaction.check_alive()
-                        finally:
-                            self._transaction = None
-                    transaction.state = "committed"
+                    yield transaction
                 finally:
-                    if transaction.state != "committed":
+                    self._transaction = None
+                transaction.check_alive()
+                with translated(self.path):
+                    db.execute("COMMIT")
+                transaction.state = "committed"
+            finally:
+                if transaction.state != "committed":
+                    with translated(self.path):
                         transaction.roll_back()
-        except sqlite3.Error as error:
-            raise failure(error, self.path) from error
 
     # -- the end, and forks ---------------------------------------------------------------------
 
@@ -232,14 +273,14 @@ class Connections:
         self._guard.acquire()
         self._paused = True
         while any(thread != me for _, thread in self._out.values()) and monotonic() < until:
-            self._guard.wait(until - monotonic())
+            self._change.wait(until - monotonic())
         while self._idle:
             with suppress(sqlite3.Error):
                 self._idle.pop().close()
 
     def _after_fork(self) -> None:
         self._paused = False
-        self._guard.notify_all()
+        self._change.notify_all()
         self._guard.release()
 
     def _start_anew(self) -> None:
@@ -247,8 +288,7 @@ class Connections:
         if self._out:
             _haunted.add(self.path)
             forks.keep([db for db, _ in self._out.values()])
-        self._guard = threading.Condition(threading.Lock())
-        self._turn = threading.Lock()
+        self._renew_locks()
         self._paused = False
         self._forked = True
 
@@ -269,8 +309,12 @@ class Transaction:
 
     def roll_back(self) -> None:
         self.state = "rolled back"
-        for undo in self._undo:
-            undo()
+        try:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+        finally:
+            for undo in self._undo:
+                undo()
 
     def check_alive(self) -> None:
         """Raises: TransactionError: SQLite has rolled it back already, after a full disk for example."""

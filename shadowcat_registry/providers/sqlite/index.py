@@ -17,14 +17,14 @@ from ...backend import SearchHit, SearchPage
 from ...errors import StorageDamagedError
 from ...tape import frame_seq
 from .layout import LINE_BITS, LINES
-from .segments import Segments
+from .segments import Segments, end_of
 from .words import TOKENIZER, query_of, snippets, text_of
 
 BATCH_LINES: Final = 1000
 BATCH_BYTES: Final = 1 << 20
 _RANKED: Final = 50_000
 """So many of the newest matches are ranked: all of them would take seconds where a word is everywhere."""
-_MERGED_PAGES: Final = 500
+_MERGED_PAGES: Final = 64
 
 
 def has_fts5(db: sqlite3.Connection) -> bool:
@@ -53,6 +53,12 @@ class Index:
     def behind(db: sqlite3.Connection) -> list[int]:
         """The numbers of the tapes that may have lines which are not indexed."""
         return [no for (no,) in db.execute("SELECT no FROM unindexed ORDER BY no")]
+
+    @staticmethod
+    def is_complete(db: sqlite3.Connection, no: int) -> bool:
+        """Whether all lines of a tape are indexed, or it is not there any more."""
+        row = db.execute("SELECT indexed FROM tape WHERE no = ?", (no,)).fetchone()
+        return row is None or row[0] == end_of(db, no).line
 
     def catch_up(self, db: sqlite3.Connection, no: int) -> bool:
         """Index at most one batch of a tape; whether that was the last of it."""
@@ -100,7 +106,7 @@ class Index:
         if db.execute("SELECT NOT EXISTS (SELECT 1 FROM tape)").fetchone()[0]:
             db.execute("INSERT INTO words (words) VALUES ('delete-all')")
         else:
-            db.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (-_MERGED_PAGES,))
+            db.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (_MERGED_PAGES,))
 
     def search(self, db: sqlite3.Connection, text: str, offset: int, limit: int) -> SearchPage:
         query = query_of(text)

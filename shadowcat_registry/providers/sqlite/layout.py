@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
@@ -103,10 +104,16 @@ def check_header(path: Path) -> bool:
         OSError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            header = file.read(_HEADER_BYTES)
+        # A FIFO must not block us; O_NONBLOCK means nothing to a regular file.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         return False
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise StorageUnavailableError(f"Not a regular file: {path}")
+        header = os.read(descriptor, _HEADER_BYTES)
+    finally:
+        os.close(descriptor)
     if not header:
         return False
     if not header.startswith(_MAGIC) or len(header) < _HEADER_BYTES:
@@ -155,18 +162,20 @@ def bring_up_to_date(db: sqlite3.Connection, path: Path) -> None:
     Raises:
         StorageUnavailableError: the file is newer than this code.
     """
-    if _version(db) == len(MIGRATIONS):
-        return
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        version = _version(db)  # again: somebody else may have been faster
-        check_version(path, version)
-        _migrate(db, version)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
+    if _version(db) != len(MIGRATIONS):
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            version = _version(db)  # again: somebody else may have been faster
+            check_version(path, version)
+            _migrate(db, version)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+    # A backup is one file without a log, and so are others that were copied by hand.
+    if (mode := db.execute("PRAGMA journal_mode = WAL").fetchone()[0]) != "wal":
+        raise StorageUnavailableError(f"SQLite keeps no log here (its mode stays {mode!r}): {path}")
 
 
 def _migrate(db: sqlite3.Connection, version: int) -> None:

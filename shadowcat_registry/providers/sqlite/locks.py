@@ -40,7 +40,8 @@ _files: dict[tuple[int, int], WriterLocks] = {}
 class WriterLocks:
     """The locks of one tapes file, for all who have it open in this process."""
 
-    def __init__(self, descriptor: int, identity: tuple[int, int]) -> None:
+    def __init__(self, path: Path, descriptor: int, identity: tuple[int, int]) -> None:
+        self.path: Final = path
         self._descriptor: Final = descriptor
         self._identity: Final = identity
         self.users = 1
@@ -117,6 +118,9 @@ def _beside(path: Path) -> Path:
 
 def _known(beside: Path) -> WriterLocks | None:
     """Without opening the file: closing it again would drop every lock of this process on it."""
+    for locks in _files.values():  # also where somebody has removed it
+        if locks.path == beside:
+            return locks
     try:
         status = beside.stat()
     except FileNotFoundError:
@@ -140,7 +144,7 @@ def locks_of(path: Path) -> WriterLocks:
         descriptor = os.open(beside, flags, 0o600)
         status = os.fstat(descriptor)
         identity = (status.st_dev, status.st_ino)
-        made = _files[identity] = WriterLocks(descriptor, identity)
+        made = _files[identity] = WriterLocks(beside, descriptor, identity)
         return made
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from ...errors import StorageDamagedError
+from ...errors import StorageDamagedError, TapeNotFoundError
 from ...tape import frame_seq
 from .layout import LINE_BITS, LINES
 
@@ -33,6 +33,12 @@ Row = tuple[int, int, int, int, bytes]
 def rows_of(no: int, end: End, lines: Sequence[bytes]) -> tuple[list[Row], End]:
     """What to insert for `lines` behind `end`, and the end then."""
     line, high_seq = end
+    if len(lines) == 1:  # as below, without what a frame that comes alone does not need
+        blob = lines[0]
+        seq = frame_seq(blob)
+        if seq is not None and seq > high_seq and seq < 1 << 63:
+            high_seq = seq
+        return [(no << LINE_BITS | line, 1, high_seq, crc32(blob), blob)], End(line + 1, high_seq)
     rows: list[Row] = []
     first, size_bytes, last = 0, 0, len(lines) - 1
     for position, text in enumerate(lines):
@@ -48,11 +54,12 @@ def rows_of(no: int, end: End, lines: Sequence[bytes]) -> tuple[list[Row], End]:
     return rows, End(line, high_seq)
 
 
+INSERT: Final = "INSERT INTO segment VALUES (?, ?, ?, ?, ?)"
+"""A `Row`."""
+
+
 def insert(db: sqlite3.Connection, rows: list[Row]) -> None:
-    if len(rows) == 1:
-        db.execute("INSERT INTO segment VALUES (?, ?, ?, ?, ?)", rows[0])
-    else:
-        db.executemany("INSERT INTO segment VALUES (?, ?, ?, ?, ?)", rows)
+    db.executemany(INSERT, rows)
 
 
 def end_of(db: sqlite3.Connection, no: int) -> End:
@@ -137,6 +144,8 @@ class Segments:
             _range(no, first),
         ):
             if key % LINES != line:
+                if not db.execute("SELECT 1 FROM tape WHERE no = ?", (no,)).fetchone():
+                    raise TapeNotFoundError(tape_id)  # it is being cleared away
                 raise self._damaged(tape_id, f"what should follow its line {line} is missing")
             self._check(tape_id, key, checksum, blob)
             blobs.append(blob)

@@ -21,7 +21,7 @@ from .files import File
 from .index import BATCH_BYTES
 from .layout import LINE_BITS, LINES
 
-_CLEARED_BYTES: Final = 4 * 1024 * 1024
+_CLEARED_BYTES: Final = 1024 * 1024
 _CLEARED_SEGMENTS: Final = 1000
 _VACUUMED_PAGES: Final = 2000
 _COPIED_PAGES: Final = 1000
@@ -36,28 +36,38 @@ def index_tape(file: File, no: int) -> None:
 
 
 def settle(file: File, no: int, size_bytes: int) -> None:
-    """Note the size of a tape that nobody writes any more, and that its index is complete, if it is."""
+    """Note the size of a tape that its writer is about to give free, and whether its index is complete."""
     with file.connections.writing() as db:
-        db.execute("UPDATE tape SET size_bytes = ? WHERE no = ?", (size_bytes, no))
-        db.execute("DELETE FROM unsettled WHERE no = ?", (no,))
-        row = db.execute("SELECT indexed FROM tape WHERE no = ?", (no,)).fetchone()
-        if file.is_indexed and row is not None and row[0] == segments.end_of(db, no).line:
-            db.execute("DELETE FROM unindexed WHERE no = ?", (no,))
+        _settle(file, db, no, size_bytes)
+
+
+def _settle(file: File, db: sqlite3.Connection, no: int, size_bytes: int) -> None:
+    db.execute("UPDATE tape SET size_bytes = ? WHERE no = ?", (size_bytes, no))
+    db.execute("DELETE FROM unsettled WHERE no = ?", (no,))
+    if file.is_indexed and file.index.is_complete(db, no):
+        db.execute("DELETE FROM unindexed WHERE no = ?", (no,))
 
 
 def catch_up(file: File, logger: logging.Logger) -> None:
     """Index everything that was appended before the call; what is damaged is left out."""
     with file.connections.reading() as db:
-        behind = file.index.behind(db)
-    for no in behind:
+        behind = [(no, file.index.is_complete(db, no)) for no in file.index.behind(db)]
+    for no, is_complete in behind:
         try:
-            index_tape(file, no)
-            if file.locks.is_free(no):  # left by a process that was killed, or made without an index
-                with file.connections.reading() as db:
-                    size_bytes = segments.size_of(db, no)
-                settle(file, no, size_bytes)
+            if not is_complete:
+                index_tape(file, no)
+            if file.locks.is_free(no):
+                _settle_abandoned(file, no)
         except StorageDamagedError as error:
             logger.warning("a damaged tape cannot be searched: %s", error)
+
+
+def _settle_abandoned(file: File, no: int) -> None:
+    """A tape whose writer was killed, or which was recorded without an index. Whoever begins to write it does
+    so in a transaction, so that within ours it stays free."""
+    with file.connections.writing() as db:
+        if file.locks.is_free(no):
+            _settle(file, db, no, segments.size_of(db, no))
 
 
 def clear_away(file: File, logger: logging.Logger) -> None:
