@@ -42,7 +42,16 @@ _HOMES = {
 }
 _home_of = {name: module for module, names in _HOMES.items() for name in names.split()}
 
-_SUITES = ("capabilities", "endurance", "failures", "following", "places", "processes", "reading", "recording")
+_SUITES = (
+    "capabilities",
+    "endurance",
+    "failures",
+    "following",
+    "places",
+    "processes",
+    "reading",
+    "recording",
+)
 """Where the asserts are that should explain themselves."""
 
 __all__ = [

@@ -194,7 +194,7 @@ class FaultConformance(UnderTest):
         tape = faulty.record("s", tape_id="t")
         tape.append(C2S, b"1")
         faults.errors["sync"] = OSError(errno.EIO, "Input/output error")
-        with pytest.raises(StorageUnavailableError):
+        with pytest.raises(StorageError):
             tape.finalize()
         faults.errors.clear()
         assert faulty.get_meta("t")[0]["status"] == "recording"
