@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from . import append, concurrency, imports, lookups, manifest, reconcile, reload
+from . import append, concurrency, imports, lookups, manifest, reconcile, reload, tapes
 
 BENCHMARKS = {
     "append": append.main,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "manifest": manifest.main,
     "reconcile": reconcile.main,
     "reload": reload.main,
+    "tapes": tapes.main,
 }
 
 
