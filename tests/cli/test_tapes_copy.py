@@ -7,9 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+
+import shadowcat_registry as sr
 
 from .conftest import Command, environment
 
@@ -104,6 +107,25 @@ class TestCopy:
         assert (done.returncode, told in done.stderr) == (code, True), done.stderr
         assert not list((filled / "new").glob("*.jsonl"))
 
+    def test_a_full_disk_is_told_and_what_had_room_is_there(
+        self, command: Command, filled: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        append_lines = sr.TapeRecorder.append_lines
+
+        def full(recorder: sr.TapeRecorder, lines: Iterable[bytes]) -> int:
+            if recorder.tape_id == FILES[2].stem:
+                raise sr.StorageFullError("No space left on device")
+            return append_lines(recorder, lines)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(sr.TapeRecorder, "append_lines", full)
+            done = command(*COPY)
+        assert done.returncode == 1
+        assert lines(done.stdout)[-1] == "2 copied"
+        assert b"not everything was copied; run this again" in done.stderr
+        assert done.stderr.endswith(b"the storage is full: No space left on device\n")
+        assert lines(command(*COPY).stdout)[-1] == f"2 identical, 1 resumed, {len(FILES) - 3} copied"
+
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 class TestInterrupted:
@@ -144,6 +166,7 @@ class TestInterrupted:
         assert b"somebody writes to it there" in other.stderr
         if sent == signal.SIGINT:
             assert process.returncode == 130
+            assert b"run this again, and it goes on where it was\n" in said
             assert said.splitlines()[-1] == b"shadowcat-registry: interrupted"
             assert b"Traceback" not in said
         assert (

@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 from ...backend import TapeQuery
-from ...errors import StorageError
+from ...errors import StorageError, StorageFullError, StorageUnavailableError
 from ...events import WIRE_VERSION
 from ...storage import TapeStorage
 from ...tape import dump_metadata
@@ -131,24 +131,27 @@ def copy(
     if tape_ids and query != TapeQuery():
         raise click.UsageError("name tapes, or ask for some: not both")
     results: list[CopyResult] = []
-    try:
-        with (
-            open_both(manifest, source_name, target_name) as (source, target),
-            _bar(source, hidden=as_json) as bar,
-        ):
+    with open_both(manifest, source_name, target_name) as (source, target):
+        try:
+            with _bar(source, hidden=as_json) as bar:
 
-            def progress(step: CopyProgress) -> None:
-                bar(step)
-                if step.result is not None:
-                    results.append(step.result)
-                    if as_json:
-                        say_json({"version": WIRE_VERSION, **step.result.as_json()}, line=True)
+                def progress(step: CopyProgress) -> None:
+                    bar(step)
+                    if step.result is not None:
+                        results.append(step.result)
+                        if as_json:
+                            say_json({"version": WIRE_VERSION, **step.result.as_json()}, line=True)
 
-            copy_tapes(source, target, query=query, tape_ids=tape_ids or None, progress=progress)
-    finally:
-        # Also of what was interrupted: it is there.
-        if not as_json:
-            _say_copied(results)
+                copy_tapes(source, target, query=query, tape_ids=tape_ids or None, progress=progress)
+        except (KeyboardInterrupt, StorageFullError, StorageUnavailableError):
+            if not as_json:
+                _say_copied(results)
+            fail("not everything was copied; run this again, and it goes on where it was")
+            raise
+    if not as_json:
+        _say_copied(results)
+        if not results:
+            say("there is nothing to copy")
     context.exit(0 if all(result.ok for result in results) else 1)
 
 
@@ -177,7 +180,8 @@ def _say_copied(results: Sequence[CopyResult]) -> None:
             say(f"{result.outcome:<9}  {result.tape_id}  {said}".rstrip())
         if not result.ok:
             fail(f"tape {result.tape_id}: {result.problem or _REASONS[result.outcome]}")
-    say(", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "there is nothing to copy")
+    if results:
+        say(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
 
 
 _REASONS: Final[Mapping[str, str]] = {
