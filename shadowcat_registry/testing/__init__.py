@@ -47,6 +47,8 @@ _SUITES = (
     "endurance",
     "failures",
     "following",
+    "keeping",
+    "listing",
     "places",
     "processes",
     "reading",

@@ -5,14 +5,10 @@ from __future__ import annotations
 from .capabilities import CapabilityConformance, SearchConformance, TransactionConformance
 from .failures import ErrorConformance, FaultConformance, SystemFaultConformance
 from .following import FollowingConformance
+from .keeping import DeletingConformance, IdConformance, MetadataConformance
+from .listing import ListingConformance
 from .processes import ProcessConformance
-from .reading import (
-    DeletingConformance,
-    IdConformance,
-    ListingConformance,
-    MetadataConformance,
-    ReadingConformance,
-)
+from .reading import ReadingConformance
 from .recording import ExclusionConformance, RecordingConformance, ResumingConformance
 
 
