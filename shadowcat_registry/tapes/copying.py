@@ -24,7 +24,7 @@ from ..errors import (
 )
 from ..recorder import TapeRecorder
 from ..storage import TapeStorage
-from ..tape import Metadata, checksum_of, parse_init_line, size_of
+from ..tape import Metadata, checksum_in, checksum_of, parse_init_line, size_of
 from .batches import batches, unfinished
 
 CopyOutcome = Literal["copied", "resumed", "identical", "partial", "differs", "busy", "vanished", "failed"]
@@ -215,7 +215,7 @@ class _Copy:
             stored, _ = self._target.get_meta(self._tape_id)
         except TapeNotFoundError:
             return self._begin(meta)
-        if stored == meta and not _is_recorded(meta) and meta.get("checksum") is not None:
+        if stored == meta and not _is_recorded(meta) and checksum_in(meta) is not None:
             return "identical"
         if stored == meta and not _is_recorded(meta):
             return "identical" if self._compare(None) else "differs"
@@ -271,7 +271,7 @@ class _Copy:
             raise StorageUnavailableError(
                 f"tape {self._tape_id!r} does not read back as it was written; the copy was left unfinished"
             )
-        expected = meta.get("checksum")
+        expected = checksum_in(meta)
         if expected is not None and not _is_recorded(meta) and expected != checksum_of(self._digest):
             self._damage = "its records are not those that were finalized: their SHA-256 is another"
         recorder.finalize(meta)

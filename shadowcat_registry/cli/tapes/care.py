@@ -58,7 +58,9 @@ def verify(
 
 def _say_report(report: VerifyReport) -> None:
     verdict = "ok" if report.ok else "bad"
-    checksum = "no checksum" if report.checksum == "absent" else f"checksum {report.checksum}"
+    checksum = {"absent": "no checksum", "unknown": "a checksum of another kind"}.get(
+        report.checksum, f"checksum {report.checksum}"
+    )
     lines = f"{report.line_count} lines, {size(report.size_bytes)}, {checksum}"
     say(f"{verdict:<3}  {report.tape_id}  {report.status}, {lines}")
     for flaw in report.flaws:
