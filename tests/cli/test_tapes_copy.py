@@ -132,7 +132,9 @@ class TestInterrupted:
     def start(self, directory: Path) -> subprocess.Popen[bytes]:
         """A copy that stops, as on a slow disk, when the first batch of a tape is in."""
         program = (
-            "import sys, time\n"
+            "import signal, sys, time\n"
+            # Whoever runs these tests in the background of a shell ignores it, and children inherit that.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from shadowcat_registry.tapes import copying\n"
             "batches = copying.batches\n"
             "def slow(lines):\n"
