@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from . import append, concurrency, imports, lookups, manifest, reconcile, reload, sqlite, tapes
+from . import append, concurrency, imports, lookups, manifest, reading, reconcile, reload, sqlite, tapes
 
 BENCHMARKS = {
     "append": append.main,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "imports": imports.main,
     "lookups": lookups.main,
     "manifest": manifest.main,
+    "reading": reading.main,
     "reconcile": reconcile.main,
     "reload": reload.main,
     "sqlite": sqlite.main,

@@ -1,178 +1,167 @@
-"""Reading and listing tapes of the filesystem provider, and "append frames, read all back" beside peers.
+"""Whole tapes: a query of metadata beside reading the files, and how fast tapes are verified and copied.
 
-The baseline of reading is to iterate over the lines of the same file; that of a listing, to read the
-metadata file of every tape. Peers that are not installed are not compared: mitmproxy's flow writer, the
-YAML cassette of vcrpy, diskcache's Deque, fsspec's local files. (fsspec is a file with a buffer that is
-flushed: it adds no envelope, syncs nothing, and reads nothing back to take a digest of it, as ours does.)
+The query looks for one of 10,000 tapes in a thousand by its tag; beside it, all their files are read, and
+all their metadata files are parsed. Verifying reads and parses every line, copying writes it and reads it
+back: the limits beside them are the SHA-256 of the same bytes, and a `copyfile` with one on each side.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable
-from importlib import import_module
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from shadowcat_registry.backend import TapeQuery
+from shadowcat_registry.providers.filesystem import FilesystemProviderFactory
+from shadowcat_registry.providers.memory import MemoryProviderFactory
+from shadowcat_registry.providers.sqlite import SqliteProviderFactory
+from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.storage import TapeStorage
+from shadowcat_registry.tapes.copying import copy_tapes
+from shadowcat_registry.tapes.importing import import_tape
+from shadowcat_registry.tapes.verifying import verify_tape
 
-from .append import Frame, load_frames, open_storage
+from .append import MEMORY_10K, ROOT
 
-ROUNDS = 5
-COPIES = 90
-"""Of `memory-10k`: a million frames."""
 TAPES = 10_000
+ROUNDS = 5
+SMALL = ROOT / "tests" / "data" / "8470d00f-c0ef-4770-bf2f-64d31205fc40.jsonl"
+QUERY = TapeQuery(tag="rare")
 
 
-def timed(call: Callable[[], Any], rounds: int = ROUNDS) -> float:
+def _tapes(count: int) -> list[tuple[str, list[bytes], dict[str, Any]]]:
+    """Copies of a small real recording under ids of their own; one of a thousand has the tag."""
+    text = SMALL.read_bytes()
+    meta = json.loads(SMALL.with_name(SMALL.stem + ".meta.json").read_bytes())
+    made = []
+    for number in range(count):
+        tape_id = f"tape-{number:05}"
+        tags = ["rare"] if number % 1_000 == 0 else ["common"]
+        lines = text.replace(SMALL.stem.encode(), tape_id.encode()).splitlines(keepends=True)
+        made.append((tape_id, lines, {**meta, "tape_id": tape_id, "tags": tags}))
+    return made
+
+
+def _write_files(directory: Path) -> None:
+    """As the provider leaves them behind, without its fsyncs."""
+    directory.mkdir()
+    for tape_id, lines, meta in _tapes(TAPES):
+        (directory / f"{tape_id}.jsonl").write_bytes(b"".join(lines))
+        (directory / f"{tape_id}.meta.json").write_text(json.dumps(meta, indent=2))
+
+
+def _fill(storage: TapeStorage) -> None:
+    with storage.transaction():
+        for _, lines, meta in _tapes(TAPES):
+            recorder = storage.adopt(lines[0], meta)
+            recorder.append_lines(lines[1:])
+            recorder.finalize(meta)
+
+
+def _read_all(paths: list[Path]) -> None:
+    for path in paths:
+        path.read_bytes()
+
+
+def _parse_all(paths: list[Path]) -> int:
+    return sum("rare" in json.loads(path.read_bytes())["tags"] for path in paths)
+
+
+def _found(storage: TapeStorage) -> None:
+    assert len(list(storage.list_all(QUERY))) == TAPES // 1_000
+
+
+def _best(call: Callable[[], object]) -> float:
     best = float("inf")
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         start = time.perf_counter()
         call()
         best = min(best, time.perf_counter() - start)
     return best
 
 
-def _count_read(storage: TapeStorage) -> int:
-    count = 0
-    for _ in storage.read("t"):
-        count += 1
-    return count
+def query(directory: Path, registry: StorageProviderRegistry) -> None:
+    _write_files(directory / "tapes")
+    tapes = sorted((directory / "tapes").glob("*.jsonl"))
+    metas = sorted((directory / "tapes").glob("*.meta.json"))
+    size_bytes = sum(path.stat().st_size for path in tapes)
+    with registry.open_storage("filesystem") as files, registry.open_storage("sqlite") as database:
+        _fill(database)
+        _found(files)  # what is warm afterwards, is warm for all
+        times = {
+            "reading the files of the tapes": _best(lambda: _read_all(tapes)),
+            "parsing their metadata files": _best(lambda: _parse_all(metas)),
+            "filesystem: list(tag=…)": _best(lambda: _found(files)),
+            "sqlite: list(tag=…)": _best(lambda: _found(database)),
+        }
+    whole = times["reading the files of the tapes"]
+    print(f"one of a thousand of {TAPES:,} tapes, {size_bytes / 1e6:.0f} MB, from the cache of the system")
+    print(f"{'':34}{'ms':>10}{'ratio':>10}")
+    for name, seconds in times.items():
+        print(f"{name:34}{seconds * 1e3:>10.2f}{whole / seconds:>10.1f}")
 
 
-def _count_lines(path: Path) -> int:
-    count = 0
-    with path.open("rb") as file:
-        for _ in file:
-            count += 1
-    return count
+def throughput(directory: Path, registry: StorageProviderRegistry) -> None:
+    path = MEMORY_10K if MEMORY_10K.exists() else SMALL
+    size_bytes = path.stat().st_size
 
+    def copied() -> None:
+        shutil.copyfile(path, directory / "copy")
+        assert (
+            hashlib.sha256(path.read_bytes()).digest()
+            == hashlib.sha256((directory / "copy").read_bytes()).digest()
+        )
 
-def reading(frames: list[Frame]) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        with open_storage(directory) as storage:
-            with storage.record("s", tape_id="t") as tape:
-                for _ in range(COPIES):
-                    tape.append_many(frames)
-            ours = bare = float("inf")
-            for _ in range(ROUNDS):  # in turn
-                bare = min(bare, timed(lambda: _count_lines(directory / "t.jsonl"), 1))
-                ours = min(ours, timed(lambda: _count_read(storage), 1))
-            tracemalloc.start()
-            count = _count_read(storage)
-            peak_bytes = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-    print(f"a tape of {count:,} lines: iterating the file {count / bare:,.0f} lines/s, ", end="")
-    print(f"read() {count / ours:,.0f}, ratio {bare / ours:.2f}; peak memory {peak_bytes:,} bytes")
+    with ExitStack() as opened:
+        memory, files, database = (
+            opened.enter_context(registry.create_storage(name)) for name in ("memory", "filesystem", "sqlite")
+        )
+        import_tape(memory, path)
+        import_tape(files, path)
 
+        def copy(source: TapeStorage, target: TapeStorage) -> float:
+            best = float("inf")
+            for _ in range(ROUNDS):
+                if target is not memory:
+                    for result in copy_tapes(source, target, tape_ids=[path.stem]):
+                        target.delete(result.tape_id)
+                start = time.perf_counter()
+                assert copy_tapes(source, target, tape_ids=[path.stem])[0].outcome == "copied"
+                best = min(best, time.perf_counter() - start)
+                target.delete(path.stem)
+            return best
 
-def listing(frame: Frame) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        with open_storage(directory) as storage, storage.record("s", tape_id="seed") as tape:
-            tape.append(*frame)
-        line, meta = (directory / "seed.jsonl").read_bytes(), (directory / "seed.meta.json").read_text()
-        for number in range(TAPES):
-            (directory / f"t{number:05}.jsonl").write_bytes(line)
-            (directory / f"t{number:05}.meta.json").write_text(meta.replace('"seed"', f'"t{number:05}"'))
-        files = sorted(directory.glob("*.meta.json"))
-        query = TapeQuery(tag="nobodys")
-        time.sleep(0.1)  # what was written less than 50 ms ago is not remembered
-        bare = timed(lambda: [json.loads(path.read_bytes()) for path in files])
-        with open_storage(directory) as storage:
-            cold = timed(lambda: storage.list(query), 1)
-            warm = timed(lambda: storage.list(query))
-            every = timed(lambda: list(storage.list_all()))
-        with open_storage(directory) as storage:
-            indexed = timed(lambda: storage.list(query), 1)
-    print(f"{TAPES:,} tapes: reading all metadata files {bare * 1e3:.0f} ms; a query ", end="")
-    print(f"the first time {cold * 1e3:.0f} ms, in the next process {indexed * 1e3:.0f} ms, ", end="")
-    print(f"warm {warm * 1e3:.0f} ms; list_all() {every * 1e3:.0f} ms")
-
-
-def _ours(directory: Path, frames: list[Frame]) -> None:
-    with open_storage(directory) as storage:
-        with storage.record("s", tape_id="t") as tape:
-            for direction, message in frames:
-                tape.append(direction, message)
-        assert sum(1 for _ in storage.read("t")) == len(frames) + 1
-
-
-def _mitmproxy(directory: Path, frames: list[Frame]) -> None:
-    flows: Any = import_module("mitmproxy.io")
-    examples: Any = import_module("mitmproxy.test.tflow")
-    with (directory / "flows").open("wb") as file:
-        writer = flows.FlowWriter(file)
-        flow = examples.tflow(resp=True)
-        for _, message in frames:
-            flow.response.content = message
-            writer.add(flow)
-            file.flush()
-    with (directory / "flows").open("rb") as file:
-        assert sum(1 for _ in flows.FlowReader(file).stream()) == len(frames)
-
-
-def _vcrpy(directory: Path, frames: list[Frame]) -> None:
-    yamlserializer: Any = import_module("vcr.serializers.yamlserializer")
-    interactions = [{"request": direction, "response": message} for direction, message in frames]
-    path = directory / "cassette.yaml"
-    path.write_text(yamlserializer.serialize({"version": 1, "interactions": interactions}))
-    assert len(yamlserializer.deserialize(path.read_text())["interactions"]) == len(frames)
-
-
-def _diskcache(directory: Path, frames: list[Frame]) -> None:
-    diskcache: Any = import_module("diskcache")
-    deque = diskcache.Deque(directory=str(directory))
-    for frame in frames:
-        deque.append(frame)
-    assert sum(1 for _ in deque) == len(frames)
-    deque.cache.close()
-
-
-def _fsspec(directory: Path, frames: list[Frame]) -> None:
-    fsspec: Any = import_module("fsspec")
-    files = fsspec.filesystem("file")
-    path = str(directory / "frames")
-    with files.open(path, "ab") as file:
-        for _, message in frames:
-            file.write(message + b"\n")
-            file.flush()
-    with files.open(path, "rb") as file:
-        assert sum(1 for _ in file) == len(frames)
-
-
-PEERS: dict[str, Callable[[Path, list[Frame]], None]] = {
-    "ours": _ours,
-    "mitmproxy's flow writer": _mitmproxy,
-    "vcrpy's YAML cassette": _vcrpy,
-    "diskcache.Deque": _diskcache,
-    "fsspec, local append": _fsspec,
-}
-
-
-def peers(frames: list[Frame]) -> None:
-    print(f"append {len(frames):,} frames, each out of the process on return, and read all back")
-    ours = 0.0
-    for name, way in PEERS.items():
-        seconds = float("inf")
-        try:
-            for _ in range(2):
-                with tempfile.TemporaryDirectory() as directory:
-                    seconds = min(seconds, timed(lambda: way(Path(directory), frames), 1))  # noqa: B023
-        except ImportError:
-            print(f"{name:28}{'not installed':>14}")
-            continue
-        ours = ours or seconds
-        print(f"{name:28}{len(frames) / seconds:>14,.0f} frames/s, ours is {seconds / ours:.1f} x as fast")
+        limit = _best(lambda: hashlib.sha256(path.read_bytes()))
+        times = {
+            "SHA-256 of the file": limit,
+            "copyfile, SHA-256 of both": _best(copied),
+            "filesystem: verify": _best(lambda: verify_tape(files, path.stem)),
+            "memory to sqlite: copy": copy(memory, database),
+            "filesystem to sqlite: copy": copy(files, database),
+        }
+        files.delete(path.stem)
+        times["memory to filesystem: copy"] = copy(memory, files)
+    print(f"{path.stem[:8]}, {size_bytes / 1e6:.1f} MB")
+    print(f"{'':34}{'MB/s':>10}{'ratio':>10}")
+    for name, seconds in times.items():
+        print(f"{name:34}{size_bytes / seconds / 1e6:>10.0f}{limit / seconds:>10.2f}")
 
 
 def main() -> None:
-    _, frames = load_frames()
-    reading(frames)
-    listing(frames[0])
-    peers(frames)
+    for part in (query, throughput):
+        with tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            registry = StorageProviderRegistry(base_directory=directory)
+            registry.register(FilesystemProviderFactory(), config={"directory": "tapes"})
+            registry.register(SqliteProviderFactory(), config={"path": "tapes.db"})
+            registry.register(MemoryProviderFactory())
+            try:
+                part(directory, registry)
+            finally:
+                registry.close()

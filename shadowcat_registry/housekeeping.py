@@ -1,8 +1,11 @@
 """Carries out the rule of `retention` on one opened backend: while tapes are written, and when it is asked.
 
 One for all backends, so that none repeats it. Knows the contract of a backend, no kind of storage, and no
-handles. A tape that is being recorded is safe twice: its metadata says so, and its backend refuses to delete
-it; one that is read through a handle of this process is safe by `Readers`.
+handles. It works where an append does, in its thread, under the lock of its tape, in slices: so it needs no
+thread that could outlive a lease. It calls the backend, and no recorder.
+
+A tape that is being recorded is safe twice: its metadata says so, and its backend refuses to delete it; one
+that is read through a handle of this process is safe by `Readers`.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ FORMAT_VERSION: Final = "2.0"
 DIRECTIONS: Final[tuple[Direction, ...]] = get_args(Direction)
 
 _tape_id = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_checksum = re.compile(r"sha256:[0-9a-f]{64}")
 _reserved = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 _frame_start = re.compile(rb'\{"type":"frame","seq":(\d{1,18}),')
 
@@ -345,6 +346,12 @@ def checksum_of(digest: Digest) -> str:
     """The `checksum` of a `.meta.json`, of a SHA-256 over all lines of the tape: what `sha256sum` says of
     its file, with the name of the function before it."""
     return f"{digest.name}:{digest.hexdigest()}"
+
+
+def checksum_in(metadata: Metadata) -> str | None:
+    """The checksum that a tape's metadata has, if it is one of ours: other recorders may write others."""
+    checksum = metadata.get("checksum")
+    return checksum if isinstance(checksum, str) and _checksum.fullmatch(checksum) else None
 
 
 def size_of(metadata: Metadata) -> int:

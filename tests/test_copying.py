@@ -293,6 +293,19 @@ class TestADamagedSource:
         assert outcomes(results) == {"a": "failed", "b": "copied"}
         assert "Input/output error" in (results[0].problem or "")
 
+    def test_a_tape_that_is_too_large_for_the_target_fails_and_the_others_arrive(
+        self, source: TapeStorage, tmp_path: Path
+    ) -> None:
+        fill(source, "a", 100)
+        fill(source, "b", 1)
+        backend = open_backend("memory", tmp_path, {"retention": {"max_tape_bytes": 10_000}})
+        with handle(backend) as small:
+            results = copy_tapes(source, small)
+            assert outcomes(results) == {"a": "failed", "b": "copied"}
+            assert "10000 bytes at most (max_tape_bytes)" in (results[0].problem or "")
+            assert [meta["tape_id"] for meta in small.list_all()] == ["b"]
+        backend.close()
+
     def test_a_file_that_was_renamed_by_hand_is_not_copied_under_its_old_name(self, tmp_path: Path) -> None:
         (tmp_path / "tapes").mkdir()
         shutil.copyfile(SMALL[0], tmp_path / "tapes" / "renamed.jsonl")

@@ -30,7 +30,7 @@ _COMMANDS: Final = {
     "run": "Load the manifest, follow it, and print what happens.",
     "schema": "The JSON Schema of the manifest, or of the config of a type.",
     "show": "All about one provider of the manifest.",
-    "tapes": "Bring tapes in, list them, and get them out.",
+    "tapes": "Bring tapes in and out, look at them, and keep them.",
     "types": "The provider types that a manifest may use.",
     "validate": "Check a manifest; opens, creates and writes nothing.",
 }

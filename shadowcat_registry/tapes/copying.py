@@ -24,7 +24,7 @@ from ..errors import (
 )
 from ..recorder import TapeRecorder
 from ..storage import TapeStorage
-from ..tape import Metadata, checksum_of, parse_init_line, size_of
+from ..tape import Metadata, checksum_in, checksum_of, parse_init_line, size_of
 from .batches import batches, unfinished
 
 CopyOutcome = Literal["copied", "resumed", "identical", "partial", "differs", "busy", "vanished", "failed"]
@@ -136,8 +136,8 @@ class _Progress:
             self._progress(CopyProgress(tape_id, len(self.results), *total, result))
 
 
-class _SourceError(Exception):
-    """The source failed, and with it this tape; the next one may be fine."""
+class _OneTapeError(Exception):
+    """This tape cannot be copied; the next one may be fine."""
 
 
 class _VanishedError(Exception):
@@ -156,7 +156,7 @@ class _OfTheSource:
         if isinstance(error, TapeNotFoundError):
             raise _VanishedError from error
         if isinstance(error, StorageError) and not isinstance(error, StorageClosedError):
-            raise _SourceError(str(error)) from error
+            raise _OneTapeError(str(error)) from error
 
 
 _of_the_source: Final = _OfTheSource()
@@ -197,7 +197,7 @@ class _Copy:
         except _VanishedError:
             return self._result("vanished")
         except (
-            _SourceError,
+            _OneTapeError,
             InvalidTapeError,
             InvalidTapeIdError,
             InvalidMetadataError,
@@ -215,7 +215,7 @@ class _Copy:
             stored, _ = self._target.get_meta(self._tape_id)
         except TapeNotFoundError:
             return self._begin(meta)
-        if stored == meta and not _is_recorded(meta) and meta.get("checksum") is not None:
+        if stored == meta and not _is_recorded(meta) and checksum_in(meta) is not None:
             return "identical"
         if stored == meta and not _is_recorded(meta):
             return "identical" if self._compare(None) else "differs"
@@ -232,11 +232,12 @@ class _Copy:
         return "copied"
 
     def _begin(self, meta: Metadata) -> CopyOutcome:
+        self._check_fits(size_of(meta))
         with closing(self._lines()) as lines:
             init_line = next(lines, b"")
             init = parse_init_line(init_line, self._tape_id)
             if init["tape_id"] != self._tape_id:
-                raise _SourceError(f"its init record says that it is tape {init['tape_id']}")
+                raise _OneTapeError(f"its init record says that it is tape {init['tape_id']}")
             recorder = self._target.adopt(init_line, unfinished(meta))
             try:
                 self._append(recorder, lines)
@@ -258,8 +259,14 @@ class _Copy:
 
     def _append(self, recorder: TapeRecorder, lines: Iterator[bytes]) -> None:
         for batch in batches(lines):
+            self._check_fits(self._size_bytes)
             recorder.append_lines(batch)
             self._progress.tell(self._tape_id, self._size_bytes)
+
+    def _check_fits(self, size_bytes: int) -> None:
+        most = None if self._target.retention is None else self._target.retention.max_tape_bytes
+        if most is not None and size_bytes > most:
+            raise _OneTapeError(f"the target takes tapes of {most} bytes at most (max_tape_bytes)")
 
     def _finish(self, recorder: TapeRecorder, meta: Metadata) -> None:
         recorder.flush(durable=True)
@@ -271,7 +278,7 @@ class _Copy:
             raise StorageUnavailableError(
                 f"tape {self._tape_id!r} does not read back as it was written; the copy was left unfinished"
             )
-        expected = meta.get("checksum")
+        expected = checksum_in(meta)
         if expected is not None and not _is_recorded(meta) and expected != checksum_of(self._digest):
             self._damage = "its records are not those that were finalized: their SHA-256 is another"
         recorder.finalize(meta)

@@ -10,9 +10,11 @@ from typing import Any, Final, Literal
 
 from ..errors import InvalidTapeError, InvalidTapeIdError
 from ..storage import TapeStorage
-from ..tape import TapeCounters, checksum_of, parse_init_line
+from ..tape import TapeCounters, checksum_in, checksum_of, parse_init_line
 
 FlawKind = Literal["init", "unparsed", "gap", "order", "torn", "checksum", "metadata"]
+
+Checksum = Literal["matches", "differs", "absent", "unknown"]
 
 _MOST_FLAWS: Final = 100
 _COMPARED_STATS: Final = (
@@ -58,8 +60,9 @@ class VerifyReport:
     size_bytes: int
     sha256: str
     """Of all the whole lines, as hexadecimal digits."""
-    checksum: Literal["matches", "differs", "absent"]
-    """Beside that of its metadata: `absent` where nobody has written one (a recording from elsewhere)."""
+    checksum: Checksum
+    """Beside that of its metadata: `absent` where nobody has written one (a recording from elsewhere),
+    `unknown` where it is of another kind than ours, which is no flaw."""
     torn_bytes: int = 0
     flaws: tuple[Flaw, ...] = ()
     """The first hundred, in the order of the tape."""
@@ -181,12 +184,12 @@ class _Verification:
         except InvalidTapeIdError as error:
             self._tell("init", str(error), 1, 0)
 
-    def _compare_checksum(
-        self, meta: Mapping[str, Any], is_recorded: bool
-    ) -> Literal["matches", "differs", "absent"]:
-        expected = meta.get("checksum")
-        if expected is None or is_recorded:
+    def _compare_checksum(self, meta: Mapping[str, Any], is_recorded: bool) -> Checksum:
+        if meta.get("checksum") is None or is_recorded:
             return "absent"
+        expected = checksum_in(meta)
+        if expected is None:
+            return "unknown"
         if expected == checksum_of(self._digest):
             return "matches"
         self._tell("checksum", "the records are not those that were finalized: their SHA-256 is another")

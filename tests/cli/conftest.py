@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import shadowcat_registry as sr
 from shadowcat_registry.cli import main
 
 Command = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -97,3 +98,13 @@ def manifest(tmp_path: Path) -> Path:
     path = tmp_path / "registry.yaml"
     path.write_text(MANIFEST)
     return path
+
+
+@contextmanager
+def default_storage(manifest: Path) -> Iterator[sr.TapeStorage]:
+    """What the commands work on, from within the test."""
+    with (
+        sr.open_registry(manifest, watch=False) as runtime,
+        runtime.registry.get_default_storage() as storage,
+    ):
+        yield storage

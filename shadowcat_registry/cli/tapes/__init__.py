@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import click
 
-from .look import list_
-from .transfer import export, import_
+from .care import delete, prune, verify
+from .look import follow, list_, search, show
+from .transfer import copy, export, import_
 from .wholes import backup, check
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Bring tapes in, list them, and get them out."""
+    """Bring tapes in and out, look at them, and keep them."""
 
 
-for _each in (import_, list_, export, backup, check):
+_COMMANDS = (import_, list_, show, search, follow, export, copy, verify, prune, delete, backup, check)
+
+for _each in _COMMANDS:
     command.add_command(_each)

@@ -1,0 +1,178 @@
+"""Reading and listing tapes of the filesystem provider, and "append frames, read all back" beside peers.
+
+The baseline of reading is to iterate over the lines of the same file; that of a listing, to read the
+metadata file of every tape. Peers that are not installed are not compared: mitmproxy's flow writer, the
+YAML cassette of vcrpy, diskcache's Deque, fsspec's local files. (fsspec is a file with a buffer that is
+flushed: it adds no envelope, syncs nothing, and reads nothing back to take a digest of it, as ours does.)
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from shadowcat_registry.backend import TapeQuery
+from shadowcat_registry.storage import TapeStorage
+
+from .append import Frame, load_frames, open_storage
+
+ROUNDS = 5
+COPIES = 90
+"""Of `memory-10k`: a million frames."""
+TAPES = 10_000
+
+
+def timed(call: Callable[[], Any], rounds: int = ROUNDS) -> float:
+    best = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _count_read(storage: TapeStorage) -> int:
+    count = 0
+    for _ in storage.read("t"):
+        count += 1
+    return count
+
+
+def _count_lines(path: Path) -> int:
+    count = 0
+    with path.open("rb") as file:
+        for _ in file:
+            count += 1
+    return count
+
+
+def reading(frames: list[Frame]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with open_storage(directory) as storage:
+            with storage.record("s", tape_id="t") as tape:
+                for _ in range(COPIES):
+                    tape.append_many(frames)
+            ours = bare = float("inf")
+            for _ in range(ROUNDS):  # in turn
+                bare = min(bare, timed(lambda: _count_lines(directory / "t.jsonl"), 1))
+                ours = min(ours, timed(lambda: _count_read(storage), 1))
+            tracemalloc.start()
+            count = _count_read(storage)
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    print(f"a tape of {count:,} lines: iterating the file {count / bare:,.0f} lines/s, ", end="")
+    print(f"read() {count / ours:,.0f}, ratio {bare / ours:.2f}; peak memory {peak_bytes:,} bytes")
+
+
+def listing(frame: Frame) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with open_storage(directory) as storage, storage.record("s", tape_id="seed") as tape:
+            tape.append(*frame)
+        line, meta = (directory / "seed.jsonl").read_bytes(), (directory / "seed.meta.json").read_text()
+        for number in range(TAPES):
+            (directory / f"t{number:05}.jsonl").write_bytes(line)
+            (directory / f"t{number:05}.meta.json").write_text(meta.replace('"seed"', f'"t{number:05}"'))
+        files = sorted(directory.glob("*.meta.json"))
+        query = TapeQuery(tag="nobodys")
+        time.sleep(0.1)  # what was written less than 50 ms ago is not remembered
+        bare = timed(lambda: [json.loads(path.read_bytes()) for path in files])
+        with open_storage(directory) as storage:
+            cold = timed(lambda: storage.list(query), 1)
+            warm = timed(lambda: storage.list(query))
+            every = timed(lambda: list(storage.list_all()))
+        with open_storage(directory) as storage:
+            indexed = timed(lambda: storage.list(query), 1)
+    print(f"{TAPES:,} tapes: reading all metadata files {bare * 1e3:.0f} ms; a query ", end="")
+    print(f"the first time {cold * 1e3:.0f} ms, in the next process {indexed * 1e3:.0f} ms, ", end="")
+    print(f"warm {warm * 1e3:.0f} ms; list_all() {every * 1e3:.0f} ms")
+
+
+def _ours(directory: Path, frames: list[Frame]) -> None:
+    with open_storage(directory) as storage:
+        with storage.record("s", tape_id="t") as tape:
+            for direction, message in frames:
+                tape.append(direction, message)
+        assert sum(1 for _ in storage.read("t")) == len(frames) + 1
+
+
+def _mitmproxy(directory: Path, frames: list[Frame]) -> None:
+    flows: Any = import_module("mitmproxy.io")
+    examples: Any = import_module("mitmproxy.test.tflow")
+    with (directory / "flows").open("wb") as file:
+        writer = flows.FlowWriter(file)
+        flow = examples.tflow(resp=True)
+        for _, message in frames:
+            flow.response.content = message
+            writer.add(flow)
+            file.flush()
+    with (directory / "flows").open("rb") as file:
+        assert sum(1 for _ in flows.FlowReader(file).stream()) == len(frames)
+
+
+def _vcrpy(directory: Path, frames: list[Frame]) -> None:
+    yamlserializer: Any = import_module("vcr.serializers.yamlserializer")
+    interactions = [{"request": direction, "response": message} for direction, message in frames]
+    path = directory / "cassette.yaml"
+    path.write_text(yamlserializer.serialize({"version": 1, "interactions": interactions}))
+    assert len(yamlserializer.deserialize(path.read_text())["interactions"]) == len(frames)
+
+
+def _diskcache(directory: Path, frames: list[Frame]) -> None:
+    diskcache: Any = import_module("diskcache")
+    deque = diskcache.Deque(directory=str(directory))
+    for frame in frames:
+        deque.append(frame)
+    assert sum(1 for _ in deque) == len(frames)
+    deque.cache.close()
+
+
+def _fsspec(directory: Path, frames: list[Frame]) -> None:
+    fsspec: Any = import_module("fsspec")
+    files = fsspec.filesystem("file")
+    path = str(directory / "frames")
+    with files.open(path, "ab") as file:
+        for _, message in frames:
+            file.write(message + b"\n")
+            file.flush()
+    with files.open(path, "rb") as file:
+        assert sum(1 for _ in file) == len(frames)
+
+
+PEERS: dict[str, Callable[[Path, list[Frame]], None]] = {
+    "ours": _ours,
+    "mitmproxy's flow writer": _mitmproxy,
+    "vcrpy's YAML cassette": _vcrpy,
+    "diskcache.Deque": _diskcache,
+    "fsspec, local append": _fsspec,
+}
+
+
+def peers(frames: list[Frame]) -> None:
+    print(f"append {len(frames):,} frames, each out of the process on return, and read all back")
+    ours = 0.0
+    for name, way in PEERS.items():
+        seconds = float("inf")
+        try:
+            for _ in range(2):
+                with tempfile.TemporaryDirectory() as directory:
+                    seconds = min(seconds, timed(lambda: way(Path(directory), frames), 1))  # noqa: B023
+        except ImportError:
+            print(f"{name:28}{'not installed':>14}")
+            continue
+        ours = ours or seconds
+        print(f"{name:28}{len(frames) / seconds:>14,.0f} frames/s, ours is {seconds / ours:.1f} x as fast")
+
+
+def main() -> None:
+    _, frames = load_frames()
+    reading(frames)
+    listing(frames[0])
+    peers(frames)
