@@ -61,12 +61,13 @@ class TestShow:
         assert [path.name for path in tmp_path.iterdir()] == ["registry.yaml"]
 
     def test_each_value_says_where_it_comes_from(self, command: Command, rich: Path) -> None:
-        rows = [line.split() for line in command("show", "scratch").stdout.decode().splitlines()[-2:]]
+        rows = [line.split() for line in command("show", "scratch").stdout.decode().splitlines()[-3:]]
         assert sorted(rows) == [
+            ["deterministic_ids", "false", "default", "of", "the", "type"],
             ["max_bytes", "70000", f"{rich}:15:18"],
             ["max_tapes", "7", f"{rich}:5:25"],
         ]
-        rows = [line.split(None, 2) for line in command("show", "plain").stdout.decode().splitlines()[-2:]]
+        rows = [line.split(None, 2) for line in command("show", "plain").stdout.decode().splitlines()[-3:]]
         assert ["max_bytes", "67108864", "default of the type"] in rows
 
     def test_it_is_an_object_for_programs(self, command: Command, rich: Path) -> None:
@@ -75,7 +76,7 @@ class TestShow:
         provider = answer["provider"]
         assert (provider["name"], provider["type"], provider["is_default"]) == ("scratch", "memory", False)
         assert provider["health"]["state"] == "healthy"
-        assert provider["config"] == {"max_bytes": 70000, "max_tapes": 7}
+        assert provider["config"] == {"deterministic_ids": False, "max_bytes": 70000, "max_tapes": 7}
         assert provider["origins"] == {"/max_bytes": f"{rich}:15:18", "/max_tapes": f"{rich}:5:25"}
 
     @pytest.mark.parametrize("option", [(), ("--json",)])

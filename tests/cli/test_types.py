@@ -16,7 +16,7 @@ class TestTypes:
         head, *rows = done.stdout.decode().splitlines()
         assert head.split() == ["TYPE", "VERSION", "CAPABILITIES", "DESCRIPTION"]
         assert [row.split()[:3] for row in rows] == [
-            ["filesystem", "1.0.0", "local_storage"],
+            ["filesystem", "1.0.0", "local_storage,"],
             ["memory", "1.0.0", "-"],
             ["sqlite", "1.0.0", "local_storage,"],
         ]
@@ -33,7 +33,7 @@ class TestTypes:
             "display_name": "Filesystem",
             "version": "1.0.0",
             "description": "Tapes as JSON Lines files in a directory",
-            "capabilities": ["local_storage"],
+            "capabilities": ["local_storage", "streaming"],
         }
 
     def test_it_takes_no_argument(self, command: Command) -> None:
