@@ -77,7 +77,11 @@ class TestShow:
         assert (provider["name"], provider["type"], provider["is_default"]) == ("scratch", "memory", False)
         assert provider["health"]["state"] == "healthy"
         assert provider["config"] == {"deterministic_ids": False, "max_bytes": 70000, "max_tapes": 7}
-        assert provider["origins"] == {"/max_bytes": f"{rich}:15:18", "/max_tapes": f"{rich}:5:25"}
+        assert provider["origins"] == {
+            "/deterministic_ids": "default of the type",
+            "/max_bytes": f"{rich}:15:18",
+            "/max_tapes": f"{rich}:5:25",
+        }
 
     @pytest.mark.parametrize("option", [(), ("--json",)])
     def test_a_secret_is_masked(self, command: Command, rich: Path, option: tuple[str, ...]) -> None:
