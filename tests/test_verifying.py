@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowcat_registry.errors import InvalidTapeIdError, TapeNotFoundError
-from shadowcat_registry.providers.filesystem.backend import FilesystemBackend
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tapes.importing import import_tape
 from shadowcat_registry.tapes.verifying import Flaw, VerifyReport, verify_tape
@@ -169,11 +168,6 @@ class TestFlaws:
             verify_tape(storage, "../t")
 
 
-needs_torn = pytest.mark.skipif(
-    not hasattr(FilesystemBackend, "torn"), reason="the provider does not tell its torn tails yet"
-)
-
-
 class TestFiles:
     """What can only be done to files."""
 
@@ -184,7 +178,6 @@ class TestFiles:
             yield opened
         backend.close()
 
-    @needs_torn
     def test_a_torn_tail(self, storage: TapeStorage, tmp_path: Path) -> None:
         store(storage, frame(0))
         path = tmp_path / "t.jsonl"
@@ -198,7 +191,6 @@ class TestFiles:
         )
         assert report.checksum == "matches"
 
-    @needs_torn
     def test_of_a_tape_that_is_recorded_it_is_none(self, storage: TapeStorage, tmp_path: Path) -> None:
         tape = storage.record("s", tape_id="t")
         tape.detach()

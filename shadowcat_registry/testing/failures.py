@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -192,11 +193,17 @@ class FaultConformance(UnderTest):
         self, faulty: TapeStorage, faults: Faults
     ) -> None:
         tape = faulty.record("s", tape_id="t")
-        tape.append(C2S, b"1")
         faults.errors["sync"] = OSError(errno.EIO, "Input/output error")
-        with pytest.raises(StorageError):
+
+        def record() -> None:
+            tape.append(C2S, b"1")  # where each frame is synced, this says so already
             tape.finalize()
+
+        with pytest.raises(StorageError):
+            record()
         faults.errors.clear()
+        with suppress(StorageError):  # that failure is not forgotten
+            tape.detach()
         assert faulty.get_meta("t")[0]["status"] == "recording"
         again, _ = faulty.resume("t")
         again.finalize()

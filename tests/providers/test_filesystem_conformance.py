@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from shadowcat_registry.providers.filesystem import FilesystemProviderFactory
@@ -13,6 +16,16 @@ from ..storages import RECORDINGS
 class TestFilesystem(TapeStorageConformance):
     factory = FilesystemProviderFactory
     recordings = RECORDINGS
+
+
+class TestFilesystemByDateAndFrame(TapeStorageConformance):
+    """What a config changes: where the files are, and when they are synced."""
+
+    factory = FilesystemProviderFactory
+
+    @pytest.fixture
+    def config(self) -> Mapping[str, Any]:
+        return {"layout": "date", "durability": "frame"}
 
 
 @pytest.mark.ci
