@@ -265,12 +265,12 @@ class TestTheGuard:
             def grab(first, second):
                 with first:
                     barrier.wait()
+                    faulthandler.dump_traceback_later(1, exit=True)  # from here on, not while it imports
                     with second:
                         pass
 
             together(lambda: grab(one, other), lambda: grab(other, one))
-            """,
-            seconds=1.0,
+            """
         )
         assert hung.returncode == 1
         assert "done" not in hung.stdout
@@ -281,12 +281,12 @@ class TestTheGuard:
             """
             def hook(name):
                 with registry._generations.lock:
+                    faulthandler.dump_traceback_later(1, exit=True)
                     registry.set_default(name)
 
             registry.add_init_hook(hook)
             registry.register(Factory("a"))
-            """,
-            seconds=1.0,
+            """
         )
         assert hung.returncode == 1
         assert "set_default" in hung.stderr
