@@ -251,8 +251,7 @@ class TestInterrupts:
                     armed = False
                     count += 1
                     assert not registry._generations.lock.locked(), f"held after {count} interrupts"
-            """,
-            seconds=5.0,
+            """
         )
 
 
