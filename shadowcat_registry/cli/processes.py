@@ -16,7 +16,7 @@ import click
 
 from ..control_socket import IS_SUPPORTED, UNSUPPORTED, ControlSocket, find, manifest_key
 from ..errors import RegistryError
-from .output import fail, printable
+from .output import fail
 
 PATIENCE_SECONDS: Final = 5.0
 """How long a process has for its answer, unless it is asked for something that takes its time."""
@@ -137,10 +137,11 @@ def the_process(manifest: Path, pid: int | None) -> Process:
     if found and pid is not None:
         fail(f"process {pid} does not follow {manifest}; these do: {pids}")
     elif found:
-        raise click.UsageError(
-            f"{len(found)} processes follow {printable(manifest)}: name one with --pid ({pids}),"
+        fail(
+            f"{len(found)} processes follow {manifest}: name one with --pid ({pids}),"
             " or see them all with `status --all`"
         )
+        raise click.exceptions.Exit(2)
     else:
         fail(nobody(manifest))
     raise click.exceptions.Exit(1)

@@ -212,7 +212,10 @@ class TestSeveralProcesses:
             pids = ", ".join(map(str, sorted((os.getpid(), run.process.pid))))
             done = command("status")
             assert done.returncode == 2
-            assert f"2 processes follow registry.yaml: name one with --pid ({pids})" in err(done)
+            assert err(done) == (
+                f"shadowcat-registry: 2 processes follow registry.yaml: name one with --pid ({pids}),"
+                " or see them all with `status --all`\n"
+            )
             assert (
                 answer(command("status", "--json", "--pid", str(run.process.pid)))["pid"] == run.process.pid
             )
