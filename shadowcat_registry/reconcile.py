@@ -163,11 +163,12 @@ def preview_reload(registry: StorageProviderRegistry, manifest: Manifest, runnin
     snapshot = registry.snapshot()
     plan = make_plan(snapshot, manifest, running)
     return preview(
-        plan, snapshot, manifest, running, _holders(registry, plan.names("remove", "update", "replace"))
+        plan, snapshot, manifest, running, holders_of(registry, plan.names("remove", "update", "replace"))
     )
 
 
-def _holders(registry: StorageProviderRegistry, names: Sequence[str]) -> Mapping[str, Sequence[Holder]]:
+def holders_of(registry: StorageProviderRegistry, names: Sequence[str]) -> Mapping[str, Sequence[Holder]]:
+    """Who has leases of these, by name; one that has left is left out."""
     found: dict[str, Sequence[Holder]] = {}
     for name in names:
         with suppress(ProviderNotFoundError):  # it has left since
@@ -186,7 +187,7 @@ def _refused(
     """What is refused before anything is prepared."""
     removed = plan.names("remove")
     declared_count = len(running.providers) if running is not None else 0
-    found = blockers(plan, snapshot, policy, _holders(registry, removed), declared_count)
+    found = blockers(plan, snapshot, policy, holders_of(registry, removed), declared_count)
     # A name that is taken is found by the preparation too, along with all that it finds.
     findings = as_findings([blocker for blocker in found if blocker.code != "SC306"], manifest)
     if not findings:

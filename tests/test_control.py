@@ -224,7 +224,7 @@ class TestClientsThatHoldThingsUp:
         deaf.sendall(b"GET /v1/events?follow=1 HTTP/1.1\r\n\r\n")
         until(lambda: runtime._control is not None and runtime._control._feed.stream_count)
         for number in range(400):  # more than all buffers hold
-            runtime._subscribers.publish(_event(runtime, number))
+            runtime._announcer.subscribers.publish(_event(runtime, number))
         assert runtime.reload().result == "unchanged"
         assert process.ask("/v1/status")["state"] == "ok"
         runtime.close()
@@ -240,7 +240,7 @@ class TestClientsThatHoldThingsUp:
         until(lambda: runtime._control is not None and runtime._control._feed.stream_count)
         number = 0
         while reader.is_running:  # sooner or later, it is behind
-            runtime._subscribers.publish(_event(runtime, number))
+            runtime._announcer.subscribers.publish(_event(runtime, number))
             number += 1
         generations = [event["generation"] for event in got]
         assert generations == list(range(len(generations))), "what it got has no gap"

@@ -129,7 +129,7 @@ class TestKnownFromOthers:
         world.fake.on_create = None
         world.write("a", a={"n": 2})
         second = Running(runtime.reload)
-        until(lambda: runtime._requests.asked == 2)
+        until(lambda: runtime._worker.asked == 2)
         assert second.is_running
         gate.open()
         assert (first.result().generation, second.result().generation) == (2, 3)

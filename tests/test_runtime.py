@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shadowcat_registry import runtime as module
+from shadowcat_registry import second_look
 from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.errors import (
     DefaultNotSetError,
@@ -25,6 +25,7 @@ from shadowcat_registry.events import Event
 from shadowcat_registry.manifest import Manifest
 from shadowcat_registry.marks import Mark
 from shadowcat_registry.registry import StorageProviderRegistry
+from shadowcat_registry.reload import Refused
 from shadowcat_registry.runtime import Runtime
 
 from .fakes import PATIENCE_SECONDS, Factory, Gate, Running, give_up_at, until
@@ -281,7 +282,7 @@ class TestReload:
         world.fake.on_create = None
         world.write("a", a={"n": 2})
         second = Running(runtime.reload)
-        until(lambda: runtime._requests.asked == 2)
+        until(lambda: runtime._worker.asked == 2)
         assert runtime.registry.snapshot().generation == 1
         gate.open()
         assert second.result().generation == 3
@@ -307,7 +308,7 @@ class TestReload:
         first = Running(runtime.reload)
         gate.reached()
         others = [Running(runtime.reload) for _ in range(10)]
-        until(lambda: runtime._requests.asked == 11)
+        until(lambda: runtime._worker.asked == 11)
         gate.open()
         first.result()
         assert {other.result().result for other in others} == {"unchanged"}
@@ -501,7 +502,7 @@ class TestClose:
         first = Running(runtime.reload)
         gate.reached()
         second = Running(runtime.reload)
-        until(lambda: runtime._requests.asked == 2)
+        until(lambda: runtime._worker.asked == 2)
         closing = Running(runtime.close)
         until(runtime._stopping.is_set)
         gate.open()
@@ -524,8 +525,8 @@ class TestClose:
         assert "opening the storage of provider" in caplog.text
         assert isinstance(reloading.error(), RuntimeClosedError)
         gate.open()
-        assert runtime._worker is not None
-        runtime._worker.join(PATIENCE_SECONDS)
+        assert runtime._worker.thread is not None
+        runtime._worker.thread.join(PATIENCE_SECONDS)
         assert (list(runtime.registry), world.fake.open_count) == ([], 0)
         assert world.said == ["started", "stopped"], "`stopped` is the last event"
 
@@ -544,8 +545,8 @@ class TestClose:
         runtime.close(timeout_seconds=0.01)
         gate.open()
         reloading.error()
-        assert runtime._worker is not None
-        runtime._worker.join(PATIENCE_SECONDS)
+        assert runtime._worker.thread is not None
+        runtime._worker.thread.join(PATIENCE_SECONDS)
         assert (world.said, runtime.status().state) == (["started", "stopped"], "stopped")
 
     @pytest.mark.parametrize("when", ["started", "committed", "rejected", "stopped"])
@@ -570,8 +571,8 @@ class TestClose:
         world.write("b", b={}, c={})
         with pytest.raises(RuntimeClosedError):
             runtime.reload()
-        assert runtime._worker is not None
-        runtime._worker.join(PATIENCE_SECONDS)
+        assert runtime._worker.thread is not None
+        runtime._worker.thread.join(PATIENCE_SECONDS)
         assert (list(runtime.registry), world.fake.open_count) == ([], 0)
         assert world.said == ["started", "stopped"]
 
@@ -756,7 +757,7 @@ class TestDoubt:
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now = [100.0]
-        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+        monkeypatch.setattr(second_look, "monotonic", lambda: now[0])
         return now
 
     @pytest.fixture
@@ -765,7 +766,7 @@ class TestDoubt:
 
         def ask(message: str) -> bool:
             finding = Finding("SC110", message, Mark.at_start("registry.yaml"))
-            return runtime._is_in_the_making((finding,))
+            return runtime._outcomes._is_in_the_making(Refused("rejected", (finding,)))
 
         return ask
 
@@ -773,18 +774,18 @@ class TestDoubt:
         self, is_in_doubt: Callable[[str], bool], clock: list[float]
     ) -> None:
         assert is_in_doubt("half")
-        clock[0] += module._SECOND_LOOK_SECONDS
+        clock[0] += second_look.SECOND_LOOK_SECONDS
         assert not is_in_doubt("half")
 
     def test_a_look_that_comes_early_is_not_the_second_one(
         self, is_in_doubt: Callable[[str], bool], clock: list[float]
     ) -> None:
         assert is_in_doubt("a quarter")
-        clock[0] += module._SECOND_LOOK_SECONDS - 0.01
+        clock[0] += second_look.SECOND_LOOK_SECONDS - 0.01
         assert is_in_doubt("half")
         clock[0] += 0.01
         assert is_in_doubt("half"), "that look was for the quarter"
-        clock[0] += module._SECOND_LOOK_SECONDS
+        clock[0] += second_look.SECOND_LOOK_SECONDS
         assert not is_in_doubt("half")
 
     def test_ever_new_mistakes_are_reported_in_the_end(
@@ -792,15 +793,15 @@ class TestDoubt:
     ) -> None:
         began, looks = clock[0], 0
         while is_in_doubt(f"at {clock[0]}"):
-            clock[0] += module._SECOND_LOOK_SECONDS
+            clock[0] += second_look.SECOND_LOOK_SECONDS
             looks += 1
             assert looks < 20
-        assert clock[0] == began + module._LONGEST_DOUBT_SECONDS
+        assert clock[0] == began + second_look.LONGEST_DOUBT_SECONDS
 
     def test_what_has_been_reported_is_not_doubted_again(
         self, world: World, is_in_doubt: Callable[[str], bool]
     ) -> None:
-        world.runtime._findings = (Finding("SC110", "half", Mark.at_start("registry.yaml")),)
+        world.runtime._standing.findings = (Finding("SC110", "half", Mark.at_start("registry.yaml")),)
         assert not is_in_doubt("half")
 
     def test_who_has_asked_before_does_not_count_for_what_the_watch_finds(
@@ -811,7 +812,7 @@ class TestDoubt:
         runtime.reload()
         world.put("version: 2")
         runtime._tick()
-        until(lambda: runtime._requests.done == runtime._requests.asked)
+        until(lambda: runtime._worker.done == runtime._worker.asked)
         assert (world.said, runtime.status().state) == (["started"], "ok")
 
     def test_what_hangs_is_not_called_twice_to_make_sure(
