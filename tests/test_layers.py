@@ -79,6 +79,7 @@ RANKS: dict[str, float] = {
     "providers.filesystem.locks": 3.2,
     "providers.filesystem.places": 3.3,
     "providers.filesystem.appender": 3.3,
+    "providers.filesystem.offsets": 3.3,
     "providers.filesystem.listing": 3.4,
     "providers.filesystem.backend": 3.5,
     "providers.filesystem": 3.6,

@@ -1,7 +1,8 @@
 """Tapes as plain files in a directory: `<tape_id>.jsonl` and `<tape_id>.meta.json`.
 
-`places` says in which folder a tape lies, `locks` who may write it, `listing` what is remembered of all;
-`backend` and `appender` are what the contract asks for, `files` the calls that they make.
+`places` says in which folder a tape lies, `offsets` where in it a frame is, `locks` who may write it,
+`listing` what is remembered of all; `backend` and `appender` are what the contract asks for, `files` the
+calls that they make.
 """
 
 from __future__ import annotations

@@ -36,7 +36,6 @@ from ...tape import (
     Metadata,
     dump_metadata,
     frame_seq,
-    lines_after,
     load_metadata,
     make_metadata,
     parse_init_line,
@@ -54,6 +53,7 @@ from .files import (
 )
 from .listing import Known, Listing
 from .locks import WriteLock, directory_lock
+from .offsets import Offsets
 from .places import TAPE, Layout, Places
 
 _META: Final = ".meta.json"
@@ -81,6 +81,7 @@ class FilesystemBackend:
         make_directories(directory)
         self._places = Places(directory, layout)
         self._listing = Listing(self._places)
+        self._offsets = Offsets()
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -201,6 +202,7 @@ class FilesystemBackend:
                 if os.name == "nt":  # an open file cannot be removed there
                     lock.release()
                 path.unlink()  # first: from here on there is no tape
+                self._offsets.forget(tape_id)
                 self._unlink(folder / (tape_id + _META))
                 self._unlink(folder / (tape_id + _TORN))
                 self._remove_folder(folder)
@@ -211,11 +213,14 @@ class FilesystemBackend:
 
     def read(self, tape_id: str, after_seq: int = -1) -> Iterator[bytes]:
         os.close(self._open_to_read(tape_id))  # a tape that is missing is told at the call
-        return lines_after(self._read(tape_id), after_seq)
+        return self._read(tape_id, after_seq)
 
-    def _read(self, tape_id: str) -> Iterator[bytes]:
+    def _read(self, tape_id: str, after_seq: int) -> Iterator[bytes]:
         with reader(self._open_to_read(tape_id)) as file:
-            yield from whole_lines(file)
+            if after_seq < 0:
+                yield from whole_lines(file)
+            else:
+                yield from self._offsets.lines_behind(tape_id, file, after_seq)
 
     def tail(self, tape_id: str) -> GrowingLines:
         return GrowingLines(reader(self._open_to_read(tape_id)))
