@@ -21,7 +21,8 @@ from typing import Any, Final, Literal
 
 from .interpolate import describe
 from .mounts import InotifyLimits, filesystem_of, inotify_limits, is_of_a_network
-from .watch import Watch, WatchStatus, read_settled
+from .sight import read_settled
+from .watch import Watch, WatchStatus
 
 SCRATCH_PREFIX: Final = ".shadowcat-doctor-"
 _POLL_SECONDS: Final = 0.5

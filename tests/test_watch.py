@@ -15,9 +15,10 @@ from queue import Empty
 
 import pytest
 
-from shadowcat_registry import hints, supervise, watch
+from shadowcat_registry import hints, supervise, watching
 from shadowcat_registry.settle import Settling
-from shadowcat_registry.watch import Watch, WatchMode, read_settled
+from shadowcat_registry.sight import read_settled
+from shadowcat_registry.watch import Watch, WatchMode, WatchStatus
 
 from .save_styles import STYLES, apply, needs_save_styles, save_styles
 
@@ -58,7 +59,7 @@ class Recorder:
     def wait_for_count(self, count: int) -> list[str]:
         return self.wait_for(lambda seen: len(seen) >= count)
 
-    def wait_until(self, is_so: Callable[[watch.WatchStatus], bool]) -> watch.WatchStatus:
+    def wait_until(self, is_so: Callable[[WatchStatus], bool]) -> WatchStatus:
         """For what has no event of its own: looks each time that the watch may have moved on."""
         step = threading.Event()
         for _ in range(int(PATIENCE_SECONDS / 0.005)):
@@ -473,10 +474,10 @@ class TestSupervision:
     def test_survives_its_own_faults(
         self, manifest: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(watch, "_REST_AFTER_FAULT_SECONDS", 0.01)
+        monkeypatch.setattr(watching, "_REST_AFTER_FAULT_SECONDS", 0.01)
         with recording(manifest) as recorder:
             with monkeypatch.context() as patch:
-                patch.setattr(watch, "look", None)
+                patch.setattr(watching, "look", None)
                 replace(manifest, NEW)
                 recorder.wait_until(lambda status: status.degraded is not None)
             recorder.wait_for(lambda seen: seen == [NEW])
@@ -589,8 +590,8 @@ class TestSupervision:
         rested: list[float] = []
         monkeypatch.setattr(Settling, "rest", lambda _, seconds: rested.append(seconds))
         now = [0.0]
-        loop = watch._Loop(
-            lambda: [manifest], lambda: None, dict, watch._Settings("poll", 1.0), lambda: now[0]
+        loop = watching.Loop(
+            lambda: [manifest], lambda: None, dict, watching.Settings("poll", 1.0), lambda: now[0]
         )
         loop.step([])
 
@@ -668,11 +669,11 @@ class TestStopping:
 
     def test_between_the_look_and_the_tick_lets_no_tick_begin(self, manifest: Path) -> None:
         ticks: list[None] = []
-        loop = watch._Loop(
+        loop = watching.Loop(
             lambda: [manifest],
             lambda: ticks.append(None),
             dict,
-            watch._Settings("poll", 1.0),
+            watching.Settings("poll", 1.0),
             iter(range(99)).__next__,
         )
         loop.stopping.set()

@@ -19,6 +19,7 @@ from .fakes import until
 from .followers import OBEYING, Follower, digest_of, following, manifest_text
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 OLD, NEW, NEWER = (manifest_text(word) for word in ("old", "new", "newer"))
 
 
@@ -102,7 +103,7 @@ class TestLimits:
 @linux_only
 class TestPlaces:
     @pytest.mark.ci
-    @pytest.mark.skipif(not OBEYING and os.geteuid() == 0, reason="root may read everything")
+    @pytest.mark.skipif(not OBEYING and IS_ROOT, reason="root may read everything")
     @pytest.mark.parametrize("what", ["file", "directory"])
     def test_a_permission_that_is_lost_is_told_and_its_return_too(self, manifest: Path, what: str) -> None:
         where = manifest if what == "file" else manifest.parent
@@ -119,7 +120,7 @@ class TestPlaces:
             assert follower.end() == 0
 
     @pytest.mark.ci
-    @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root")
+    @pytest.mark.skipif(not IS_ROOT or not shutil.which("mount"), reason="needs root")
     def test_a_mount_that_goes_and_comes_back(self, manifest: Path) -> None:
         directory = manifest.parent
 
