@@ -23,7 +23,7 @@ from .interpolate import redact
 from .leases import Opening
 from .manifest import Manifest
 from .marks import Mark
-from .metadata import ProviderSpec
+from .metadata import Config, ProviderSpec
 from .plan import Action, Plan, is_same
 from .progress import EscapedError, OverdueError, Progress
 from .registry import StorageProviderRegistry
@@ -112,7 +112,7 @@ class Preparation:
         if not types:
             return None
         make = partial(self._make, spec, types[0])
-        made = self._try(f"the factory of type {spec.type!r}", name, make, here=True)
+        made = self._try(f"asking type {spec.type!r} what it is", name, make, says_why=True)
         if not made:
             return None
         provider = made[0]
@@ -147,10 +147,9 @@ class Preparation:
         it refuses the config."""
         backend: Any = opening.backend
         is_alone = set(existing.live.openings.copy()) == {opening}
-        if existing.declared is not None or not is_alone or not hasattr(backend, "reconfigure"):
+        if existing.declared is not None or not is_alone:
             return fresh
-        ask: Callable[[], Reconfiguration | None]
-        ask = partial(backend.reconfigure, deepcopy(dict(spec.config)))
+        ask = partial(_offer, backend, deepcopy(dict(spec.config)))
         answers = self._try(f"reconfiguring provider {spec.name!r}", spec.name, ask, on_late=_discard)
         if not answers:
             return None
@@ -211,12 +210,12 @@ class Preparation:
         *,
         on_late: Callable[[_T], object] | None = None,
         is_hook: bool = False,
-        here: bool = False,
+        says_why: bool = False,
     ) -> tuple[_T, ...]:
-        """What came of one step, done `here` if it is none that could hang; nothing, where it raised: that
-        becomes findings."""
+        """What came of one step; nothing, where it raised: that becomes findings. `says_why`: the text of a
+        `TypeError` is our own."""
         try:
-            return (step() if here else self._progress.run(what, name, step, self._timeout_seconds, on_late),)
+            return (self._progress.run(what, name, step, self._timeout_seconds, on_late),)
         except OverdueError as error:
             hint = "the status says where it is; `reload.step_timeout_seconds` is what it may take"
             self._find(name, "SC705", f"{what}: {error}", hint)
@@ -236,7 +235,9 @@ class Preparation:
             self._find(name, "SC701", str(error))
             self.is_hopeless |= not error.retryable
         except (TypeError, ValueError) as error:
-            self._find(name, "SC703", str(error) if here else f"{what} failed with {type(error).__name__}")
+            self._find(
+                name, "SC703", str(error) if says_why else f"{what} failed with {type(error).__name__}"
+            )
             self.is_hopeless = True
         except OSError as error:
             self._find(name, "SC701", f"{what} failed: {translate(error)}")
@@ -248,6 +249,14 @@ class Preparation:
     def _find(self, name: str, code: str, message: str, hint: str | None = None) -> None:
         mark = self._manifest.provider_marks.get(name) or Mark.at_start(str(self._manifest.path))
         self.findings.append(Finding(code, message, mark, ("providers", name), hint))
+
+
+def _offer(backend: Any, config: Config) -> Reconfiguration | None:
+    """What it would do to take this config in place; None: it cannot."""
+    if not hasattr(backend, "reconfigure"):  # which is asking foreign code, too
+        return None
+    offer: Reconfiguration | None = backend.reconfigure(config)
+    return offer
 
 
 def _discard(offer: Reconfiguration | None) -> None:

@@ -19,10 +19,11 @@ from shadowcat_registry.errors import (
 )
 from shadowcat_registry.load import parse_manifest
 from shadowcat_registry.manifest import Manifest
+from shadowcat_registry.progress import Progress
 from shadowcat_registry.reconcile import Report, make_plan, reconcile
 from shadowcat_registry.registry import StorageProviderRegistry
 
-from .fakes import Factory, Gate, Running
+from .fakes import Factory, Gate, Running, give_up_at, until
 
 
 class World:
@@ -216,6 +217,45 @@ class TestAPlanThatFails:
         (finding,) = world.apply(manifest).findings
         assert finding.code == "SC701"
         assert "other" in finding.message
+
+    @pytest.mark.parametrize("what", ["description", "capabilities"])
+    def test_a_factory_that_does_not_say_what_it_is_is_given_up(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, what: str
+    ) -> None:
+        gate, progress = Gate(), Progress()
+
+        class Slow(Factory):
+            def __getattribute__(self, name: str) -> Any:
+                if name == what and asked:
+                    gate()
+                return super().__getattribute__(name)
+
+        asked: list[bool] = []
+        world.catalog = Catalog([world.fake, Slow("other")])
+        world.declare("a", a={})
+        manifest = world.manifest("b", a={}, b="other")
+        give_up_at(monkeypatch, gate)
+        asked.append(True)
+        (finding,) = world.apply(manifest, progress=progress).findings
+        assert (finding.code, finding.pointer) == ("SC705", ("providers", "b"))
+        assert finding.message.startswith("asking type 'other' what it is: it has not come back after")
+        (hanging,) = progress.hanging()
+        assert (hanging.provider, "fakes.py:" in str(hanging.at)) == ("b", True)
+        assert (world.registry.snapshot().generation, list(world.registry)) == (1, ["a"])
+        gate.open()
+        until(lambda: not progress.hanging())
+        assert world.apply(manifest, progress=progress).findings == ()
+        progress.close()
+
+    def test_what_is_no_factory_is_a_finding_that_says_what_is_missing(self, world: World) -> None:
+        class Broken(Factory):
+            capabilities = property(lambda _: ["telepathy"], lambda *_: None)
+
+        manifest = world.manifest("a", a="other")
+        world.catalog = Catalog([world.fake, Broken("other")])
+        (finding,) = world.apply(manifest).findings
+        assert finding.code == "SC703"
+        assert "Broken is no StorageProviderFactory: 'telepathy'" in finding.message
 
     @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()], ids=["exit", "interrupt"])
     def test_whatever_ends_it_everything_is_disposed_of(self, world: World, error: BaseException) -> None:
