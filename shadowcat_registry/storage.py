@@ -59,6 +59,8 @@ class TapeStorage(AwaitedReads):
 
     @property
     def revision(self) -> int:
+        """Of the provider's config that is behind this handle now. It stays, unless the storage takes a new
+        config in place: then it is that one's."""
         return self.use.revision
 
     @property

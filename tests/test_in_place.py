@@ -85,6 +85,23 @@ class TestReconfigure:
         with runtime.registry.open_storage("a") as again:
             assert len(list(again.read("tape"))) == 3
 
+    def test_an_old_handle_has_the_revision_of_the_config_that_it_works_with(
+        self, world: World, login: Login
+    ) -> None:
+        runtime = world.start("a", a={"password": "one"})
+        with runtime.registry.open_storage("a") as storage:
+            assert storage.revision == 1
+            world.write("a", a={"password": "two"})
+            runtime.reload()
+            (holder,) = runtime.registry.holders("a")
+            (revision,) = runtime.registry.revisions("a")
+            assert (storage.revision, holder.revision, revision.number, revision.lease_count) == (2, 2, 2, 1)
+            world.write("a", a={"bucket": "other"})
+            runtime.reload()
+            assert (storage.revision, storage.superseded) == (2, True), "what cannot be taken is not its"
+            with runtime.registry.open_storage("a") as again:
+                assert (again.revision, again.superseded) == (3, False)
+
     def test_is_not_asked_of_what_is_not_open(self, world: World, login: Login) -> None:
         runtime = world.start(a={})
         world.write(a={"password": "two"})
