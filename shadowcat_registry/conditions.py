@@ -7,8 +7,7 @@ from datetime import datetime
 
 from .errors import Finding
 from .metadata import ProviderInfo
-from .progress import Progress
-from .status import Condition, RuntimeState
+from .status import Condition, RuntimeState, Step
 
 
 def conditions(
@@ -16,7 +15,8 @@ def conditions(
     state_since: datetime | None,
     findings: Sequence[Finding],
     retiring_since: Mapping[str, datetime | None],
-    progress: Progress,
+    hanging: Sequence[Step],
+    hanging_since: datetime | None,
     providers: Sequence[ProviderInfo],
 ) -> tuple[Condition, ...]:
     """`applied`, `retiring`, `hanging` and `healthy`, in this order; `retiring_since` are those that wait, by
@@ -24,7 +24,7 @@ def conditions(
     return (
         _applied(state, state_since, findings),
         _retiring(retiring_since),
-        _hanging(progress),
+        _hanging(hanging, hanging_since),
         _healthy(providers),
     )
 
@@ -46,11 +46,10 @@ def _retiring(since: Mapping[str, datetime | None]) -> Condition:
     return Condition("retiring", True, "in_use", message, first)
 
 
-def _hanging(progress: Progress) -> Condition:
-    steps = progress.hanging()
+def _hanging(steps: Sequence[Step], since: datetime | None) -> Condition:
     if not steps:
         return Condition("hanging", False, "none", "all foreign code has come back", None)
-    return Condition("hanging", True, "overdue", "; ".join(map(str, steps)), progress.hanging_since())
+    return Condition("hanging", True, "overdue", "; ".join(map(str, steps)), since)
 
 
 def _healthy(providers: Sequence[ProviderInfo]) -> Condition:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from time import monotonic
 from types import CodeType, FrameType
@@ -114,17 +115,21 @@ class Opening:
     closing_since: float | None = None
     """By `monotonic()`. Its `close()` has been taken on by somebody: nobody else may, and nobody gets a
     lease."""
-    is_late: bool = False
-    """Its `close()` takes so long that this has been said."""
-
-    is_taken: bool = False
-    """Somebody is at its `close()`. If it is closing without that, whoever had to was interrupted."""
+    late_since: datetime | None = None
+    """When it was said that its `close()` takes so long; None: it was not."""
+    closer: threading.Thread | None = None
+    """Who is at its `close()`. If it is closing without that, whoever had to was interrupted."""
     is_closed: bool = False
     """The `close()` of its backend has been called: it is not called twice."""
 
     @property
     def closing(self) -> bool:
         return self.closing_since is not None
+
+    @property
+    def is_taken(self) -> bool:
+        """Somebody is at its `close()`."""
+        return self.closer is not None
 
     @property
     def backend(self) -> TapeStorageBackend | None:

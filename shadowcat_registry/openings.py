@@ -13,9 +13,10 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from . import forks
 from .backend import TapeStorageBackend
@@ -48,6 +49,17 @@ _constructing: ContextVar[tuple[Opening, ...]] = ContextVar("constructing", defa
 def _construction_chain() -> tuple[Opening, ...]:
     # A context that was copied inside a factory may outlive the construction.
     return tuple(opening for opening in _constructing.get() if not opening.constructed.is_set())
+
+
+class HangingClose(NamedTuple):
+    """A backend whose `close()` nobody waits for any more."""
+
+    provider: str
+    revision: int
+    age_seconds: float
+    given_up_at: datetime
+    thread: threading.Thread | None
+    """That it hangs in."""
 
 
 class Openings:
@@ -110,6 +122,21 @@ class Openings:
         return [
             RevisionInfo(r.number, r.lease_count(), bool(r.openings), r.superseded)
             for r in sorted(known, key=lambda revision: revision.number)
+        ]
+
+    def hanging(self) -> list[HangingClose]:
+        """Whose `close()` was given up and has not come back, the oldest first: a moment's list."""
+        now = monotonic()
+        return [
+            HangingClose(
+                opening.revision.provider,
+                opening.revision.number,
+                now - opening.closing_since,
+                opening.late_since,
+                opening.closer,
+            )
+            for opening in self._opened.copy()
+            if opening.late_since is not None and opening.closing_since is not None
         ]
 
     def adopt(self, revision: Revision) -> None:
@@ -311,7 +338,7 @@ class Openings:
                 continue
             if not opening.is_taken:
                 left.append(opening)
-            elif not opening.is_late:
+            elif opening.late_since is None:
                 self._is_late(opening, monotonic() - since)
         self.close_each(left, CLOSE_PATIENCE_SECONDS)
 
@@ -357,7 +384,8 @@ class Openings:
             with self._lock:
                 if opening.is_taken:
                     return None
-                mine = opening.is_taken = True
+                mine = True
+                opening.closer = threading.current_thread()
             try:
                 return self._close_backend(opening)
             finally:
@@ -366,7 +394,7 @@ class Openings:
                     self._end(opening)
         except BaseException:
             if mine:
-                opening.is_taken = False
+                opening.closer = None
             raise
 
     @staticmethod
@@ -433,7 +461,8 @@ class Openings:
 
     @staticmethod
     def _is_late(opening: Opening, seconds: float) -> Unclosed:
-        opening.is_late = True
+        if opening.late_since is None:
+            opening.late_since = datetime.now(UTC)
         revision = opening.revision
         unclosed = Unclosed(revision.provider, revision.number, "still closing, and left alone", seconds)
         _logger.warning("the storage of %s", unclosed)

@@ -45,7 +45,7 @@ from .metadata import (
     RevisionInfo,
     Unclosed,
 )
-from .openings import CLOSE_PATIENCE_SECONDS
+from .openings import CLOSE_PATIENCE_SECONDS, HangingClose
 from .overrides import stand_in
 from .snapshot import Provider, Snapshot
 from .staging import InitHook, arun_hooks, complete_provider, make_provider, run_hooks, staging
@@ -507,6 +507,10 @@ class StorageProviderRegistry:
     def begin_check(self, provider: Provider, on_answer: Callable[[], object] | None = None) -> Check:
         """For the monitor: `check`, without waiting."""
         return self._checks.begin(provider.live, partial(self._acquisition.probe, provider), on_answer)
+
+    def hanging(self) -> list[HangingClose]:
+        """For the status: the storages whose `close()` was given up and has not come back."""
+        return self._openings.hanging()
 
     def discard(self, provider: Provider) -> None:
         """Undo `stage`, `run_hooks` and `warm`: what is open and unused closes now, the rest when it is

@@ -29,6 +29,7 @@ from .last_good import LastGood
 from .load import ManifestLoader
 from .manifest import Manifest
 from .metadata import RevisionInfo
+from .openings import HangingClose
 from .outcomes import Outcomes
 from .preview import PlanReport
 from .progress import Progress, place_of
@@ -38,7 +39,7 @@ from .reload import Reloader
 from .reload_worker import ReloadWorker
 from .second_look import SecondLook
 from .standing import Standing
-from .status import HistoryEntry, Outcome, Status
+from .status import HistoryEntry, Outcome, Status, Step
 from .watch import Watch, WatchMode
 
 if TYPE_CHECKING:
@@ -328,6 +329,11 @@ class Runtime:
             reloads = dict(standing.reloads)
         snapshot = self.registry.snapshot()
         providers = tuple(self.registry.list_providers())
+        closes = self.registry.hanging()
+        hanging_since = [close.given_up_at for close in closes]
+        if (first := self._progress.hanging_since()) is not None:
+            hanging_since.append(first)
+        hanging = (*self._progress.hanging(), *map(_as_step, closes))
         retiring = [info.name for info in providers if info.state == "retiring"]
         held = holders_of(self.registry, [info.name for info in providers if info.instance_count])
         return Status(
@@ -343,13 +349,14 @@ class Runtime:
             watch=self._watch.status() if self._watch is not None else None,
             control=str(control.path) if (control := self._control) and control.path else None,
             phase=self._progress.phase(),
-            hanging=self._progress.hanging(),
+            hanging=hanging,
             conditions=conditions(
                 state,
                 since,
                 findings,
                 {name: retiring_since.get(name) for name in retiring},
-                self._progress,
+                hanging,
+                min(hanging_since, default=None),
                 providers,
             ),
             revisions={info.name: tuple(self._revisions(info.name)) for info in providers},
@@ -431,3 +438,8 @@ class Runtime:
             if self._stopping.is_set() or self._standing.state == "stopped" or self.path is None:
                 raise RuntimeClosedError
             return self._worker.ask(explicit=explicit)
+
+
+def _as_step(close: HangingClose) -> Step:
+    what = f"closing the storage of provider {close.provider!r}, revision {close.revision},"
+    return Step(what, close.provider, close.age_seconds, place_of(close.thread))

@@ -53,7 +53,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A call of foreign code: an init hook, the opening of a storage, an import."""
+    """A call of foreign code: an init hook, the opening or closing of a storage, an import."""
 
     what: str
     provider: str | None
@@ -102,7 +102,7 @@ class Condition:
     """One thing that is so or not: `applied`, `retiring`, `hanging`, `healthy`; others may join them.
 
     `applied`: what runs is what the file says. `retiring`: a provider that was removed waits for its last
-    lease. `hanging`: foreign code has not come back since a reload gave it up. `healthy`: no provider that is
+    lease. `hanging`: foreign code has not come back since it was given up. `healthy`: no provider that is
     checked has failed its last check.
     """
 
@@ -173,7 +173,7 @@ class Status:
     """Of the reload that is under way; None: there is none."""
     hanging: tuple[Step, ...] = ()
     """Foreign code that a reload gave up, and that still runs: Python cannot cut it off. What it makes in the
-    end is closed."""
+    end is closed. And the `close()` of a storage that has not come back."""
     conditions: tuple[Condition, ...] = ()
     revisions: Mapping[str, tuple[RevisionInfo, ...]] | None = None
     """By provider, the newest last."""

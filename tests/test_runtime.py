@@ -695,6 +695,47 @@ class TestStatus:
         assert world.events[1].at >= retiring.since <= applied.since
         until(lambda: not runtime.status().conditions[1].is_true)
 
+    def test_names_a_replaced_storage_that_does_not_close(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("shadowcat_registry.reconcile.CLOSE_PATIENCE_SECONDS", 0.01)
+        gate = Gate()
+        world.fake.on_close = gate
+        runtime = world.start("a", a={})
+        world.fake.on_close = None
+        world.write("a", a={"n": 1})
+        assert runtime.reload().result == "committed"
+        status = runtime.status()
+        (step,) = status.hanging
+        assert (step.what, step.provider) == ("closing the storage of provider 'a', revision 1,", "a")
+        assert "fakes.py:" in str(step.at)
+        hanging = status.conditions[2]
+        assert (hanging.name, hanging.is_true, hanging.reason) == ("hanging", True, "overdue")
+        assert hanging.message.startswith("closing the storage of provider 'a', revision 1, for 0.")
+        assert hanging.since == runtime.status().conditions[2].since is not None
+        gate.open()
+        until(lambda: not runtime.status().hanging)
+        assert not runtime.status().conditions[2].is_true
+
+    def test_names_a_storage_that_does_not_close_in_the_thread_of_its_last_holder(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("shadowcat_registry.openings.CLOSE_PATIENCE_SECONDS", 0.0)
+        gate = Gate()
+        world.other.on_close = gate
+        runtime = world.start("a", a={}, b="other")
+        storage = runtime.registry.open_storage("b")
+        world.write("a", a={})
+        runtime.reload()
+        closing = Running(storage.close)
+        gate.reached()
+        runtime.registry.sweep()
+        (step,) = runtime.status().hanging
+        assert (step.provider, "fakes.py:" in str(step.at)) == ("b", True)
+        gate.open()
+        closing.result()
+        assert not runtime.status().hanging
+
     def test_has_every_revision_with_its_leases(self, world: World) -> None:
         runtime = world.start("a", a={})
         with runtime.registry.open_storage("a"):
