@@ -1,65 +1,50 @@
 """Opens backends, counts their leases, and closes them: once each, and never while somebody uses one.
 
-The engine of the registry, on the records of `leases.py` and under the registry's lock. Methods whose
-docstring says "locked" are called with it and call nothing foreign; all others are called without it.
-Knows no provider, no manifest, no default.
+The engine of the registry, on the records of `leases.py` and under the registry's lock; who waits for whose
+construction is in `constructing`, the end of one backend in `closing`. Methods whose docstring says "locked"
+are called with it and call nothing foreign; all others are called without it. Knows no provider, no manifest,
+no default.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
-from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 from . import forks
 from .backend import TapeStorageBackend
 from .bounded import call_each
+from .closing import (
+    DroppedWarning,
+    HangingClose,
+    close_backend,
+    close_dependencies,
+    find_hanging,
+    say_late,
+)
+from .constructing import as_failure, check_construction, constructing, construction_chain, find_cycle
 from .errors import (
     ConstructionTimeoutError,
     CreationFailedError,
     DependencyCycleError,
     InstanceExistsError,
-    InvalidConfigError,
     RegistryError,
-    RunningLoopError,
     StorageClosedError,
 )
 from .leases import Caller, Lease, Opening, Revision
 from .metadata import Holder, ProviderCapability, RevisionInfo, Unclosed
 from .storage import TapeStorage
-from .translation import translate
 from .use import Guard, Source
 
 CLOSE_PATIENCE_SECONDS: Final = 5.0
 """How long anybody waits for the `close()` of a backend that is not his own."""
 
 _logger = logging.getLogger(__name__)
-
-# What this thread (or task) is constructing, outermost first.
-_constructing: ContextVar[tuple[Opening, ...]] = ContextVar("constructing", default=())
-
-
-def _construction_chain() -> tuple[Opening, ...]:
-    # A context that was copied inside a factory may outlive the construction.
-    return tuple(opening for opening in _constructing.get() if not opening.constructed.is_set())
-
-
-class HangingClose(NamedTuple):
-    """A backend whose `close()` nobody waits for any more."""
-
-    provider: str
-    revision: int
-    age_seconds: float
-    given_up_at: datetime
-    thread: threading.Thread | None
-    """That it hangs in."""
 
 
 class Openings:
@@ -126,18 +111,7 @@ class Openings:
 
     def hanging(self) -> list[HangingClose]:
         """Whose `close()` was given up and has not come back, the oldest first: a moment's list."""
-        now = monotonic()
-        return [
-            HangingClose(
-                opening.revision.provider,
-                opening.revision.number,
-                now - opening.closing_since,
-                opening.late_since,
-                opening.closer,
-            )
-            for opening in self._opened.copy()
-            if opening.late_since is not None and opening.closing_since is not None
-        ]
+        return find_hanging(self._opened.copy())
 
     def adopt(self, revision: Revision) -> None:
         """Locked: count this revision's leases as its provider's."""
@@ -162,10 +136,7 @@ class Openings:
         Raises:
             DependencyCycleError: this thread is constructing from the same revision already.
         """
-        chain = _construction_chain()
-        for start, constructing in enumerate(chain):
-            if constructing.revision is revision:
-                raise DependencyCycleError([*(o.revision.provider for o in chain[start:]), revision.provider])
+        check_construction(revision)
         self.adopt(revision)
         return Opening(revision, shared, owner=self)
 
@@ -219,8 +190,8 @@ class Openings:
             CreationFailedError: `create` raised. Our own errors that say more than that pass through.
         """
         name = opening.revision.provider
-        chain = _construction_chain()
-        token = _constructing.set((*chain, opening))
+        chain = construction_chain()
+        token = constructing.set((*chain, opening))
         made: TapeStorageBackend | None = None
         try:
             if chain:
@@ -234,7 +205,7 @@ class Openings:
                 opening.source = source
             opening.constructed.set()
         except BaseException as error:  # noqa: BLE001 - raised again
-            failure = _failure(name, error)
+            failure = as_failure(name, error)
             try:
                 self.give_up(opening, failure, made)
                 if failure is error:
@@ -243,7 +214,7 @@ class Openings:
             finally:
                 del failure  # or a cycle keeps this frame, and the handle in the one that called
         finally:
-            _constructing.reset(token)
+            constructing.reset(token)
             if chain:
                 chain[-1].waits_for = None
 
@@ -267,7 +238,7 @@ class Openings:
                     made.close()
                 except Exception:
                     _logger.exception("closing a backend that could not be used failed")
-            self._close_dependencies(opening)
+            close_dependencies(opening)
         finally:
             if opening.source is None:
                 self._end(opening)
@@ -296,11 +267,11 @@ class Openings:
             CreationFailedError: it failed.
         """
         opening = lease.opening
-        chain = _construction_chain()
+        chain = construction_chain()
         try:
             if chain:
                 with self._lock:
-                    names = _find_cycle(chain, opening)
+                    names = find_cycle(chain, opening)
                     if names is not None:
                         raise DependencyCycleError(names)
                     chain[-1].waits_for = opening
@@ -339,7 +310,7 @@ class Openings:
             if not opening.is_taken:
                 left.append(opening)
             elif opening.late_since is None:
-                self._is_late(opening, monotonic() - since)
+                say_late(opening, monotonic() - since)
         self.close_each(left, CLOSE_PATIENCE_SECONDS)
 
     def drain(self, timeout_seconds: float = CLOSE_PATIENCE_SECONDS) -> None:
@@ -387,38 +358,15 @@ class Openings:
                 mine = True
                 opening.closer = threading.current_thread()
             try:
-                return self._close_backend(opening)
+                return close_backend(opening)
             finally:
                 if opening.is_closed:
-                    self._close_dependencies(opening)
+                    close_dependencies(opening)
                     self._end(opening)
         except BaseException:
             if mine:
                 opening.closer = None
             raise
-
-    @staticmethod
-    def _close_backend(opening: Opening) -> Unclosed | None:
-        revision = opening.revision
-        began = monotonic()
-        if opening.source is None or opening.is_closed:
-            opening.is_closed = True
-            return None
-        backend = opening.source.backend
-        try:
-            opening.is_closed = True
-            backend.close()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # whatever it is, the next storage has to be closed too
-            seconds = monotonic() - began
-            _logger.exception(
-                "closing the storage of provider %r failed, after %.1f s", revision.provider, seconds
-            )
-            return Unclosed(
-                revision.provider, revision.number, f"failed with {type(error).__name__}", seconds
-            )
-        return None
 
     def close_each(self, openings: Sequence[Opening], timeout_seconds: float) -> tuple[Unclosed, ...]:
         """Close these, in their order, within this time. What takes longer is named, goes on in a thread of
@@ -432,7 +380,7 @@ class Openings:
         return tuple(
             unclosed
             for opening, seconds in zip(openings, late, strict=True)
-            if (unclosed := results.get(opening) if seconds is None else self._is_late(opening, seconds))
+            if (unclosed := results.get(opening) if seconds is None else say_late(opening, seconds))
             is not None
         )
 
@@ -451,22 +399,13 @@ class Openings:
         late = call_each([partial(self._end_lease, lease) for lease in leases], timeout_seconds)
         for lease, was_open, seconds in zip(leases, unclosed, late, strict=True):
             if seconds is not None:
-                self._is_late(lease.opening, seconds)
+                say_late(lease.opening, seconds)
             if was_open:  # else its `close()` was interrupted
-                _Warning(lease)
+                DroppedWarning(lease)
 
     def _end_lease(self, lease: Lease) -> None:
         lease.end()
         self.release(lease)  # if an interrupted `close()` came no further than to say that it is closed
-
-    @staticmethod
-    def _is_late(opening: Opening, seconds: float) -> Unclosed:
-        if opening.late_since is None:
-            opening.late_since = datetime.now(UTC)
-        revision = opening.revision
-        unclosed = Unclosed(revision.provider, revision.number, "still closing, and left alone", seconds)
-        _logger.warning("the storage of %s", unclosed)
-        return unclosed
 
     def pass_on_instance(self, lease: Lease) -> None:
         """Locked: this lease goes. Its id lives as long as the storage does: another one carries it on."""
@@ -495,57 +434,3 @@ class Openings:
             self._opened.pop(opening, None)  # last: as long as it is there, a sweep goes on with what is left
         if left:
             self._tell_left(name)
-
-    @staticmethod
-    def _close_dependencies(opening: Opening) -> None:
-        for dependency in reversed(opening.dependencies):
-            try:
-                # Not `close()`: the lease has to be given back even if something still records there.
-                dependency.__exit__(None, None, None)
-            except Exception:
-                _logger.exception(
-                    "provider %r could not give back the storage of %r",
-                    opening.revision.provider,
-                    dependency.provider,
-                )
-
-
-class _Warning:
-    """Warns when it dies, as an unclosed file does: where warnings are errors, the interpreter reports this
-    one by `sys.unraisablehook`, and the operation that happened to come by does not fail."""
-
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
-
-    def __del__(self) -> None:
-        lease = self._lease
-        file, line = lease.place
-        text = (
-            f"a storage of provider {lease.opening.revision.provider!r} was dropped without close(); "
-            f"it was acquired at {lease.acquired_at} in thread {lease.caller[2].name}"
-        )
-        warnings.warn_explicit(text, ResourceWarning, file, max(line, 1))
-
-
-def _failure(provider: str, error: BaseException) -> BaseException:
-    if not isinstance(error, Exception):
-        return error  # KeyboardInterrupt and its like are nobody's to rename
-    if isinstance(
-        error, InvalidConfigError | DependencyCycleError | ConstructionTimeoutError | RunningLoopError
-    ):
-        return error
-    if isinstance(error, CreationFailedError) and error.provider == provider:
-        return error
-    return CreationFailedError(provider, str(translate(error)))
-
-
-def _find_cycle(chain: tuple[Opening, ...], opening: Opening) -> list[str] | None:
-    """Whether `opening` waits, over however many threads, for something that this thread constructs."""
-    path: list[str] = []
-    step: Opening | None = opening
-    while step is not None:
-        path.append(step.revision.provider)
-        if step in chain:
-            return [*(constructing.revision.provider for constructing in chain[chain.index(step) :]), *path]
-        step = step.waits_for
-    return None

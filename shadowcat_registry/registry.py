@@ -22,6 +22,7 @@ from . import forks
 from .acquisition import Acquisition
 from .backend import StorageProviderFactory, TapeStorageBackend
 from .checks import CHECK_SECONDS, Check, Checks
+from .closing import HangingClose
 from .errors import ProviderExistsError, StalePlanError
 from .generations import (
     FALLBACK_DEFAULT,
@@ -45,7 +46,7 @@ from .metadata import (
     RevisionInfo,
     Unclosed,
 )
-from .openings import CLOSE_PATIENCE_SECONDS, HangingClose
+from .openings import CLOSE_PATIENCE_SECONDS
 from .overrides import stand_in
 from .snapshot import Provider, Snapshot
 from .staging import InitHook, arun_hooks, complete_provider, make_provider, run_hooks, staging

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self, overload
 from . import forks
 from .announce import Announcer, Cause
 from .catalog import Catalog
+from .closing import HangingClose
 from .conditions import conditions
 from .errors import RegistryForkedError, RuntimeClosedError
 from .events import Subscriber
@@ -29,7 +30,6 @@ from .last_good import LastGood
 from .load import ManifestLoader
 from .manifest import Manifest
 from .metadata import RevisionInfo
-from .openings import HangingClose
 from .outcomes import Outcomes
 from .preview import PlanReport
 from .progress import Progress, place_of

@@ -15,6 +15,8 @@ import pytest
 from shadowcat_registry import (
     acquisition,
     aio,
+    closing,
+    constructing,
     generations,
     latch,
     leases,
@@ -45,7 +47,20 @@ from .schedules import DeadlockError, Scenario, ScheduleFailedError, explore, re
 HERE = {__file__}
 CORE = {
     str(module.__file__)
-    for module in (aio, registry, acquisition, generations, staging, openings, latch, leases, storage, use)
+    for module in (
+        aio,
+        registry,
+        acquisition,
+        generations,
+        staging,
+        openings,
+        constructing,
+        closing,
+        latch,
+        leases,
+        storage,
+        use,
+    )
 }
 Action = Callable[[], Coroutine[Any, Any, object]]
 

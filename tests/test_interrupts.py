@@ -23,6 +23,8 @@ import pytest
 
 from shadowcat_registry import (
     acquisition,
+    closing,
+    constructing,
     exits,
     generations,
     latch,
@@ -51,6 +53,8 @@ FILES: Final = frozenset(
         generations,
         latch,
         leases,
+        closing,
+        constructing,
         openings,
         registry,
         staging,

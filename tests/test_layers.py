@@ -120,6 +120,8 @@ RANKS: dict[str, float] = {
     "leases": 4,
     "checks": 4.1,
     "snapshot": 4.1,
+    "constructing": 4.05,
+    "closing": 4.05,
     "openings": 4.1,
     "configs": 4.2,
     "overrides": 4.2,

@@ -16,6 +16,8 @@ import pytest
 from shadowcat_registry import (
     acquisition,
     bounded,
+    closing,
+    constructing,
     generations,
     latch,
     leases,
@@ -58,6 +60,8 @@ CORE = {
         acquisition,
         generations,
         staging,
+        closing,
+        constructing,
         openings,
         overrides,
         bounded,
