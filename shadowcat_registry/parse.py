@@ -7,6 +7,7 @@ loader never gets to one. Scalars are read by the core schema of YAML 1.2. Knows
 
 from __future__ import annotations
 
+import codecs
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -41,6 +42,11 @@ _logger = logging.getLogger(__name__)
 
 # Line separators of YAML 1.1 that YAML 1.2 does not know and editors do not show are among them.
 _not_text = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_PIECE_BYTES: Final = 64 * 1024
+"""What is not in one piece needs no new memory from the system."""
+_KEPT_PLACES: Final = 500
+_KEPT_SCALARS: Final = 1_024
+"""Most keys and many values of a manifest are there again and again: of so many it is known what they are."""
 _ascii_text: Final = bytes([*b"\t\n\r", *range(0x20, 0x7F)])
 _not_in_value = re.compile("[\x00\ud800-\udfff]")
 _tag_directive = re.compile(r"(?:\A|(?<=[\r\n]))%(?!YAML)")
@@ -73,8 +79,9 @@ def parse_document(data: bytes, source: str, budget: Budget | None = None) -> Do
     budget = budget or Budget()
     reader = _Reader(source, _decode(data, source), budget)
     try:
-        return reader.read()
+        return reader.read(data.removeprefix(codecs.BOM_UTF8))
     finally:
+        reader.keep_places()
         budget.take(reader.document.size)
 
 
@@ -96,7 +103,8 @@ def _decode(data: bytes, source: str) -> str:
         message = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
         raise ManifestError([Finding("SC101", message, mark, hint="save the file as UTF-8")]) from None
     # Most manifests are plain ASCII, which is seen in a tenth of the time.
-    if data.translate(None, _ascii_text) and (found := _not_text.search(text)):
+    pieces = (data[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES))
+    if any(piece.translate(None, _ascii_text) for piece in pieces) and (found := _not_text.search(text)):
         message = f"the character U+{ord(found[0]):04X} cannot be in a manifest"
         hint = "remove it; in a text in double quotes it can be written as an escape sequence"
         raise ManifestError(
@@ -148,13 +156,20 @@ class _Reader:
         self.findings: list[Finding] = []
         self.anchors: dict[str, _Anchor | None] = {}
         """None while the anchored collection is still open."""
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        """The places of the last nodes: adding to a list is quicker than to an array, in which the document
+        keeps them and where they are small."""
         self.key_nodes: dict[int, tuple[dict[object, int | None], Iterator[tuple[int | None, int]]]] = {}
         """Of mappings in which a key is there twice: the nodes of their keys, as far as was looked."""
+        self.plains: dict[str, Any] = {}
+        """Plain scalars that were found right: what they stand for."""
         self.aliased_nodes = self.aliased_characters = 0
         self.characters_before: list[int] = []
         """Of each anchored collection that is open."""
 
-    def read(self) -> Document:
+    def read(self, data: bytes) -> Document:
+        """Read the text; `data` is what it was decoded from, for libyaml."""
         text = self.document.text
         may_have_directive = text.startswith("%") or "\n%" in text or "\r%" in text
         if may_have_directive and (found := _tag_directive.search(text)):
@@ -167,7 +182,7 @@ class _Reader:
             )
         failure: Exception | None = None
         try:
-            self.walk(_loader()(text.encode("utf-8")))
+            self.walk(_loader()(data))
         except ManifestError:
             raise
         except (yaml.YAMLError, ValueError, OverflowError) as error:
@@ -187,15 +202,19 @@ class _Reader:
         text cannot have, by a look at its characters, is not looked for in each event."""
         document = self.document
         text = document.text
-        starts, ends, after = document._starts, document._ends, document._after  # noqa: SLF001 - its builder
-        add_start, add_end = starts.append, ends.append
+        starts, ends, after = self.starts, self.ends, document._after  # noqa: SLF001 - its builder
+        base = 0
         scalar_event, alias_event = yaml.ScalarEvent, yaml.AliasEvent
         mapping_start, mapping_end = yaml.MappingStartEvent, yaml.MappingEndEvent
         sequence_start, sequence_end = yaml.SequenceStartEvent, yaml.SequenceEndEvent
         has_tags, has_anchors, has_escapes = "!" in text, "&" in text, "\\" in text
         most_nodes, most_collections = self.budget.nodes, self.budget.collections
         may_be_long, may_be_many = len(text) > MAX_SCALAR_CHARACTERS, len(text) >= most_nodes
+        is_odd = has_tags or may_be_long
+        look_again = min(most_nodes, most_collections)
         due, special, special_keys, number_starts = _DUE, MAY_BE_SPECIAL, SPECIAL_KEYS, NUMBER_STARTS
+        keys: dict[str, str] = {}
+        plains = self.plains
         get_event = parser.get_event
         stack: list[_Frame] = []
         heights = [0]
@@ -208,37 +227,54 @@ class _Reader:
         flow_end = 0
         documents = 0
         value: Any
-        while (event := get_event()) is not None:
+        while True:
+            event = get_event()
             kind = type(event)
             if kind is scalar_event:
                 start = event.start_mark.index
                 end = event.end_mark.index
-                add_start(start)
-                add_end(end)
+                starts.append(start)
+                ends.append(end)
                 value = event.value
-                if has_tags and event.tag is not None:
-                    self.refuse_tag(start)
-                if may_be_long and len(value) > MAX_SCALAR_CHARACTERS:
-                    self.fail("SC604", f"a text has more than {MAX_SCALAR_CHARACTERS:,} characters", start)
-                plain = event.implicit[0]
+                if is_odd:
+                    if has_tags and event.tag is not None:
+                        self.refuse_tag(start)
+                    if len(value) > MAX_SCALAR_CHARACTERS:
+                        message = f"a text has more than {MAX_SCALAR_CHARACTERS:,} characters"
+                        self.fail("SC604", message, start)
                 if key is due:
-                    if value in container or (plain and (value in special_keys or value[0] in number_starts)):
-                        key = self.odd_key(container, node, value, plain, start, end)
-                    else:
-                        key = value
+                    key = keys.get(value)
+                    if key is None or key in container:
+                        plain = event.implicit[0]
+                        if value in container or (
+                            plain and (value in special_keys or value[0] in number_starts)
+                        ):
+                            base = self.keep_places()
+                            key = self.odd_key(container, node, value, plain, start, end)
+                        else:
+                            key = value
+                            if plain and len(keys) < _KEPT_SCALARS:
+                                keys[key] = key
                     if has_anchors and event.anchor is not None:
                         self.add_anchor(
-                            event.anchor, start, _Anchor(value, len(starts) - 1, 1, 0, end - start)
+                            event.anchor, start, _Anchor(value, base + len(starts) - 1, 1, 0, end - start)
                         )
                     continue
-                if plain:
-                    if not value or value[0] in special:
+                if event.implicit[0]:
+                    known = plains.get(value, due)
+                    if known is not due:
+                        value = known
+                    elif not value or value[0] in special:
                         value = self.resolve(value, start, end)
+                    elif len(plains) < _KEPT_SCALARS:
+                        plains[value] = value
                 elif has_escapes and _not_in_value.search(value):
                     message = "an escape sequence for a character that cannot be in a value"
                     self.report("SC102", message, start, end)
                 if has_anchors and event.anchor is not None:
-                    self.add_anchor(event.anchor, start, _Anchor(value, len(starts) - 1, 1, 0, end - start))
+                    self.add_anchor(
+                        event.anchor, start, _Anchor(value, base + len(starts) - 1, 1, 0, end - start)
+                    )
             elif kind is mapping_start or kind is sequence_start:
                 start = event.start_mark.index
                 if key is due:
@@ -253,28 +289,36 @@ class _Reader:
                         self.add_anchor(event.anchor, start, None)
                         self.characters_before.append(self.aliased_characters)
                     heights.append(0)
-                    nodes_before = len(starts) + self.aliased_nodes
-                node, anchor = len(starts), event.anchor
-                add_start(start)
-                add_end(start)
+                    nodes_before = base + len(starts) + self.aliased_nodes
+                if len(starts) > _KEPT_PLACES:
+                    base = self.keep_places()
+                node, anchor = base + len(starts), event.anchor
+                starts.append(start)
+                ends.append(start)
                 if kind is mapping_start:
                     container, key = {}, due
                 else:
                     container, key = [], None
-                if node >= most_nodes:
-                    self.fail_too_many(MAX_NODES, "values", start)
-                if len(after) + len(stack) > most_collections:
-                    self.fail_too_many(MAX_COLLECTIONS, "lists and mappings", start)
+                if node >= look_again:  # earlier there cannot be too many, as each collection is a node
+                    if node >= most_nodes:
+                        self.fail_too_many(MAX_NODES, "values", start)
+                    left = most_collections - len(after) - len(stack)
+                    if left < 0:
+                        self.fail_too_many(MAX_COLLECTIONS, "lists and mappings", start)
+                    look_again = min(most_nodes, node + left + 1)
                 continue
             elif kind is mapping_end or kind is sequence_end:
-                number = len(starts)
-                after[node] = number
+                after[node] = number = base + len(starts)
                 start, end = event.start_mark.index, event.end_mark.index
                 # The end of a block is where the next token starts; that of its last value is meant.
                 if end > start:
-                    flow_end = ends[node] = end
+                    flow_end = end
                 else:
-                    ends[node] = max(ends[number - 1], flow_end)
+                    end = max(ends[-1], flow_end)
+                if node >= base:
+                    ends[node - base] = end
+                else:
+                    document._ends[node] = end  # noqa: SLF001 - its builder
                 value = container
                 if has_anchors:
                     height = heights.pop() + 1
@@ -283,7 +327,7 @@ class _Reader:
                     if anchor is not None:
                         nodes = number + self.aliased_nodes - nodes_before
                         characters = self.aliased_characters - self.characters_before.pop()
-                        characters += ends[node] - starts[node]
+                        characters += end - (starts[node - base] if node >= base else document._starts[node])  # noqa: SLF001
                         self.anchors[anchor] = _Anchor(value, node, nodes, height, characters)
                 container, key, node, anchor, nodes_before = stack.pop()
                 if key is None:
@@ -297,9 +341,9 @@ class _Reader:
                 if key is due:
                     self.fail_complex_key(start)
                 target = self.target(event, depth=len(stack))
-                document._targets[len(starts)] = target.node  # noqa: SLF001 - its builder
-                add_start(start)
-                add_end(event.end_mark.index)
+                document._targets[base + len(starts)] = target.node  # noqa: SLF001 - its builder
+                starts.append(start)
+                ends.append(event.end_mark.index)
                 heights[-1] = max(heights[-1], target.height)
                 value = target.value
             elif kind is yaml.DocumentStartEvent:
@@ -310,20 +354,32 @@ class _Reader:
                         "SC110", "a second YAML document starts here", event.start_mark.index, hint=hint
                     )
                 continue
+            elif event is None:
+                break
             else:
                 continue
             # A scalar or an alias, as a value.
-            if may_be_many and len(starts) > most_nodes:
+            if may_be_many and base + len(starts) > most_nodes:
                 self.fail_too_many(MAX_NODES, "values", start)
             if key is None:
                 container.append(value)  # type: ignore[union-attr]  # no key: a list
             else:
                 container[key] = value
                 key = due
-        if not root or (root[0] is None and starts[0] == ends[0]):
+        self.keep_places()
+        if not root or (root[0] is None and document._starts[0] == document._ends[0]):  # noqa: SLF001
             hint = "a manifest starts with `version: 1`; an empty one never means that everything is to go"
             self.fail("SC103", "the file is empty", 0, hint=hint)
         document.value = root[0]
+
+    def keep_places(self) -> int:
+        """Give the document the places of the last nodes; returns how many it has now."""
+        document = self.document
+        document._starts.fromlist(self.starts)  # noqa: SLF001 - its builder
+        document._ends.fromlist(self.ends)  # noqa: SLF001
+        self.starts.clear()
+        self.ends.clear()
+        return len(document._starts)  # noqa: SLF001
 
     def report(
         self, code: str, message: str, start: int, end: int | None = None, hint: str | None = None
@@ -392,6 +448,8 @@ class _Reader:
         if type(resolved) is RefusedScalar:
             self.report(resolved.code, resolved.message, start, end, resolved.hint)
             return 0
+        if len(self.plains) < _KEPT_SCALARS:
+            self.plains[value] = resolved
         return resolved
 
     def target(self, event: Any, depth: int) -> _Anchor:
@@ -423,6 +481,6 @@ class _Reader:
             # libyaml from 0.2.6 on holds a bound of its own (1,000), and looks ahead: ours was passed before
             # that, in what it has not told yet. It tells where the text ends in front of its own bound.
             at = error.problem_mark.index if error.problem_mark else 0
-            _Reader(self.document.source, text[:at], self.budget).read()
+            _Reader(self.document.source, text[:at], self.budget).read(text[:at].encode("utf-8"))
             self.fail("SC602", f"nested more than {MAX_DEPTH} levels deep", at)
         self.fail(*syntax_fault(self.document, error))

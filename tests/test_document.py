@@ -470,6 +470,40 @@ class TestMarks:
             assert yaml.safe_load(" " * (start - line_start) + part) == item
 
 
+class TestManyNodes:
+    """What is kept of one node for the next shows in no value and no place, nor when there is more of it."""
+
+    def test_places_are_right_however_many_nodes_there_are(self) -> None:
+        lines = [f"k{i}: {{a: [{i}, true], 'b': &x{i} [q, {{}}]}}" for i in range(3_000)]
+        document = parse_document("\n".join(lines).encode(), "m")
+        assert document.value["k2999"] == {"a": [2999, True], "b": ["q", {}]}
+        for number in (0, 61, 62, 63, 1_499, 2_999):
+            line = lines[number]
+            mark = document.mark((f"k{number}", "b", 1))
+            assert (mark.line, mark.column) == (number + 1, line.index("{}") + 1)
+            whole = document.mark((f"k{number}",))
+            assert (whole.line, whole.column) == (number + 1, line.index("{a") + 1)
+            assert (whole.end_line, whole.end_column) == (number + 1, len(line) + 1)
+        assert document.mark(()).end_line == 3_000
+
+    def test_a_key_that_is_known_from_elsewhere_is_still_there_twice(self) -> None:
+        text = "".join(f"k{i}: {{type: a}}\n" for i in range(600)) + "k600: {type: a, x: 1, type: b}\n"
+        assert places(text) == ["SC109 601:23"]
+
+    def test_a_scalar_is_refused_as_often_as_it_is_there(self) -> None:
+        assert places("a: 012\nb: 012\nc: .inf\nd: .inf\n") == [
+            "SC114 1:4", "SC114 2:4", "SC115 3:4", "SC115 4:4",
+        ]  # fmt: skip
+
+    def test_equal_texts_in_quotes_and_plain_stay_what_they_are(self) -> None:
+        assert parse("a: true\nb: 'true'\nc: true\nd: '1'\ne: 1\n1x: '1x'\n") == {
+            "a": True, "b": "true", "c": True, "d": "1", "e": 1, "1x": "1x",
+        }  # fmt: skip
+
+    def test_a_key_in_quotes_does_not_let_its_plain_form_pass(self) -> None:
+        assert places("- {'on': 1, '1': 2}\n- {on: 1, 1: 2}\n") == ["SC113 2:11"]
+
+
 class TestRobustness:
     @given(st.binary(max_size=200))
     def test_any_bytes_give_a_value_or_findings(self, text: bytes) -> None:
