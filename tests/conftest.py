@@ -20,8 +20,14 @@ from shadowcat_registry import forks
 from shadowcat_registry.registry import StorageProviderRegistry
 
 # Deterministic, and without a verdict about how fast this machine is.
-settings.register_profile("everyday", deadline=None, derandomize=True, database=None)
+settings.register_profile("everyday", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("everyday")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half of the tests wait for a process or a file: each core has two workers."""
+    return 2 * (os.cpu_count() or 1)
+
 
 _GRACE_SECONDS = 2.0
 _DESCRIPTORS = Path("/proc/self/fd")

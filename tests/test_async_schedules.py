@@ -471,7 +471,11 @@ class TestTheRegistry:
         monkeypatch.setattr(asyncio.events, "new_event_loop", Loop)
 
     def test_holds_in_every_order(self, build: Callable[[], Scenario]) -> None:
-        explore(build, 40, CORE)
+        explore(build, 15, CORE)
+
+    @pytest.mark.ci
+    def test_holds_in_many_orders(self, build: Callable[[], Scenario]) -> None:
+        explore(build, 500, CORE)
 
     @pytest.mark.long
     def test_holds_in_a_great_many_orders(self, build: Callable[[], Scenario]) -> None:

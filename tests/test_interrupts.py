@@ -213,7 +213,17 @@ def each_step_is_seen() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("each_step_is_seen")
-@pytest.mark.parametrize("what", [waiting, first, again, own, found, dependent, failing, superseded])
+@pytest.mark.parametrize(
+    "what",
+    [
+        first,
+        again,
+        *(
+            pytest.param(it, marks=pytest.mark.ci)
+            for it in (waiting, own, found, dependent, failing, superseded)
+        ),
+    ],
+)
 def test_nothing_is_left_wherever_it_strikes(
     what: Callable[[World], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -518,7 +518,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
 
 TestRegistryMachine = RegistryMachine.TestCase
-TestRegistryMachine.settings = settings(max_examples=120, stateful_step_count=50)
+TestRegistryMachine.settings = settings(max_examples=60, stateful_step_count=50)
 
 
 @pytest.mark.long

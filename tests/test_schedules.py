@@ -870,7 +870,11 @@ SCENARIOS: list[Callable[[], Scenario]] = [
 @pytest.mark.parametrize("build", SCENARIOS, ids=lambda build: build.__name__)
 class TestTheRegistry:
     def test_holds_in_every_order(self, build: Callable[[], Scenario]) -> None:
-        explore(build, 100, CORE)
+        explore(build, 30, CORE)
+
+    @pytest.mark.ci
+    def test_holds_in_many_orders(self, build: Callable[[], Scenario]) -> None:
+        explore(build, 500, CORE)
 
     @pytest.mark.long
     def test_holds_in_a_great_many_orders(self, build: Callable[[], Scenario]) -> None:

@@ -102,6 +102,7 @@ def run(directory: Path, program: str, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform == "win32", reason="names an empty file of POSIX")
 class TestSuite:
     def test_a_project_without_any_settings_can_use_it(self, tmp_path: Path) -> None:
