@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -13,13 +12,11 @@ from . import forks
 from .catalog import BUILTIN_TYPES, Catalog
 from .errors import AlreadyInitializedError
 from .generations import FALLBACK_DEFAULT, Change, SetDefault
+from .location import MANIFEST_NAME, MANIFEST_VARIABLE, find_manifest
 from .registry import StorageProviderRegistry
 from .runtime import Runtime
 from .snapshot import Snapshot
 from .watch import WatchMode
-
-MANIFEST_VARIABLE: Final = "SHADOWCAT_REGISTRY"
-MANIFEST_NAME: Final = "registry.yaml"
 
 STORAGE_REGISTRY: Final = StorageProviderRegistry()
 """The one registry of those who want one a process. Empty until `initialize_storage`."""
@@ -38,14 +35,6 @@ def _start_anew() -> None:
 
 
 forks.module_in_child(_start_anew)
-
-
-def find_manifest(
-    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
-) -> Path:
-    """`path` if there is one, else `$SHADOWCAT_REGISTRY`, else `./registry.yaml`; it need not exist."""
-    named = path or (os.environ if environ is None else environ).get(MANIFEST_VARIABLE)
-    return Path(named or MANIFEST_NAME)
 
 
 def open_registry(

@@ -28,6 +28,7 @@ RANKS: dict[str, float] = {
     "bounded": 0,
     "private": 0,
     "backoff": 0,
+    "location": 0,
     "dependencies": 0,
     # errors, formats, files of the package
     "errors": 1,

@@ -12,7 +12,6 @@ from shadowcat_registry.errors import AlreadyInitializedError, ManifestError, Ma
 from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.startup import (
     STORAGE_REGISTRY,
-    find_manifest,
     initialize_storage,
     open_registry,
     register_builtin_providers,
@@ -40,15 +39,6 @@ def manifest(directory: Path) -> Path:
     path = directory / "registry.yaml"
     path.write_text(MANIFEST, encoding="utf-8")
     return path
-
-
-class TestFindManifest:
-    def test_an_argument_comes_before_the_environment_before_the_name(self) -> None:
-        environ = {"SHADOWCAT_REGISTRY": "/etc/shadowcat.yaml"}
-        assert find_manifest("mine.yaml", environ) == Path("mine.yaml")
-        assert find_manifest(None, environ) == Path("/etc/shadowcat.yaml")
-        assert find_manifest(None, {"SHADOWCAT_REGISTRY": ""}) == Path("registry.yaml")
-        assert find_manifest(None, {}) == Path("registry.yaml")
 
 
 class TestOpenRegistry:

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from ..editor import EDITOR_SCHEMA
+from ..location import MANIFEST_NAME
 from ..schema_files import starter_manifest
-from ..startup import MANIFEST_NAME
 from .files import write_whole
 from .options import manifest_options
 from .output import fail, printable, say

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..startup import MANIFEST_NAME, MANIFEST_VARIABLE, find_manifest
+from ..location import MANIFEST_NAME, MANIFEST_VARIABLE, find_manifest
 from .output import JsonLogFormatter
 
 _Command = Callable[..., Any]
