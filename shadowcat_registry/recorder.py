@@ -24,6 +24,7 @@ from .errors import (
     StorageClosedError,
     StorageFullError,
 )
+from .gathering import Batch, Gathering
 from .metadata import format_time
 from .tape import Direction, FrameEncoder, Metadata, TapeCounters, TapeStatus, checksum_of
 from .translation import translate, translated
@@ -45,7 +46,7 @@ _LONGEST_MS: Final = 10**13  # three centuries: no believable tape is longer
 class OpenTape:
     """What has to be done when a tape ends, whoever is left to do it."""
 
-    __slots__ = ("appender", "counters", "is_open", "lock", "sync", "tape_id", "use")
+    __slots__ = ("appender", "counters", "gathering", "is_open", "lock", "sync", "tape_id", "use")
 
     def __init__(self, use: Use, tape_id: str, appender: Appender, counters: TapeCounters) -> None:
         self.use = use
@@ -58,6 +59,16 @@ class OpenTape:
         # time. Under it only the appender is called, which knows neither recorder nor storage.
         self.lock = threading.Lock()
         self.is_open = True
+        # A transaction belongs to a thread: where there are any, nobody writes for another one.
+        gathers = source.durability.mode == "frame" and "transactions" not in source.capabilities
+        self.gathering = Gathering() if gathers else None
+
+    def start_anew(self) -> None:
+        """In a forked child, where nobody who had a lock, or waits, lives."""
+        self.lock = threading.Lock()
+        self.sync.start_anew()
+        if self.gathering is not None:
+            self.gathering = Gathering()
 
     def check_open(self) -> None:
         if not self.is_open:
@@ -170,6 +181,11 @@ class TapeRecorder:
             SyncFailedError: an earlier frame, or with `durability: frame` this one, which then is in the
                 tape, may not outlive a loss of power.
         """
+        gathering = self.tape.gathering
+        if gathering is not None:
+            seq = gathering.append(self._write, self._sync.cover, direction, message)
+            self._announce()
+            return seq
         sync = self._sync
         with self.tape.lock:
             if not self.tape.is_open:
@@ -208,30 +224,39 @@ class TapeRecorder:
         Raises:
             As `append`.
         """
-        batch = tuple(frames)  # before the lock: an iterable is foreign code
+        batch = Batch(tuple(frames))  # before the lock: an iterable is foreign code
+        line_count = self._write(batch)
+        seqs = batch.seqs or range(0)
+        if seqs:
+            self._appended(line_count)
+        return seqs
+
+    def _write(self, batch: Batch) -> int:
+        """Returns how many lines the tape has then; says in the batch what its `seqs` are."""
         with self.tape.lock:
             self.tape.check_open()
             if self._sync.failure is not None:
                 self._sync.check()
             first = self._next_seq
-            lines = self._encoder.encode_many(batch, first)
+            lines = self._encoder.encode_many(batch.frames, first)
             seqs = range(first, first + len(lines))
-            if not lines:
-                return seqs
-            self._next_seq = seqs.stop
-            try:
-                self._appender.append(lines)
-            except Exception as error:
-                if not self._is_dropped(error, len(lines)):
-                    self._next_seq = first
-                    raise translate(error) from error
+            if lines:
+                directions = [direction for direction, _ in batch.frames]
+                self._next_seq = seqs.stop
+                try:
+                    self._appender.append(lines)
+                except Exception as error:
+                    if not (batch.drops and self._is_dropped(error, len(lines))):
+                        self._next_seq = first
+                        raise translate(error) from error
+                    batch.seqs = seqs
+                else:
+                    batch.seqs = seqs  # at once: an interrupt from here on leaves no doubt
+                    self._full_reason = ""
+                    self._counters.add_frames(directions, first, lines, self._encoder.last_ms)
             else:
-                self._full_reason = ""
-                directions = [direction for direction, _ in batch]
-                self._counters.add_frames(directions, first, lines, self._encoder.last_ms)
-            line_count = self._counters.line_count
-        self._appended(line_count)
-        return seqs
+                batch.seqs = seqs
+            return self._counters.line_count
 
     def append_lines(self, lines: Iterable[bytes]) -> int:
         """Add whole lines verbatim, in one write, and count what is on them; returns how many. Later
@@ -263,6 +288,9 @@ class TapeRecorder:
     def _appended(self, line_count: int) -> None:
         if not self._sync.is_noted:
             self._sync.appended(line_count)
+        self._announce()
+
+    def _announce(self) -> None:
         if self._followers.all:
             self._followers.ring(self.tape_id)
         if self._full_reason or self._told_full:

@@ -200,6 +200,5 @@ class Use:
         self.lock = threading.Lock()  # a thread of the parent may hold the old one
         self.state = FORKED
         for tape in self.tapes:
-            tape.lock = threading.Lock()
-            tape.sync.start_anew()
+            tape.start_anew()
             tape.is_open = False

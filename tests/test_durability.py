@@ -15,7 +15,9 @@ from shadowcat_registry import durability
 from shadowcat_registry.backend import Appender, Durability, DurabilityMode
 from shadowcat_registry.durability import TapeSync
 from shadowcat_registry.errors import StorageClosedError, StorageFullError, SyncFailedError
+from shadowcat_registry.metadata import ProviderCapability
 from shadowcat_registry.providers.memory import MemoryBackend
+from shadowcat_registry.recorder import TapeRecorder
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tape import Direction, TapeCounters
 
@@ -33,7 +35,7 @@ class Disk:
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.durable = 0
-        self.sync_count = 0
+        self.sync_count = self.write_count = 0
         self.before_sync: Callable[[], object] = lambda: None
         self.full = False
         self.running = 0
@@ -41,6 +43,7 @@ class Disk:
     def append(self, lines: Sequence[bytes]) -> None:
         if self.full:
             raise OSError(errno.ENOSPC, "full")
+        self.write_count += 1
         self.lines.extend(lines)
 
     def sync(self) -> None:
@@ -95,6 +98,13 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 def storage(backend: Backend) -> Iterator[TapeStorage]:
     with handle(backend) as opened:
         yield opened
+
+
+def waiting_in(tape: TapeRecorder) -> int:
+    """How many threads wait to write what comes next."""
+    gathering = tape.tape.gathering
+    assert gathering is not None
+    return len(gathering._open.waiters)
 
 
 def broken() -> None:
@@ -267,10 +277,11 @@ class TestFrame:
             first = Running(lambda: tape.append(C2S, b"0"))
             gate.reached()
             others = [Running(lambda: tape.append(C2S, b"1")) for _ in range(100)]
-            until(lambda: len(tape.tape.sync._waiting) == 100)
+            until(lambda: waiting_in(tape) == 100)
             gate.open()
             assert {first.result(), *(other.result() for other in others)} == set(range(101))
             assert (tape.durable_seq, backend.disk.sync_count) == (100, 2)
+            assert backend.disk.write_count == 2
 
     def test_a_failure_is_told_to_all_of_them_and_to_whoever_comes(self) -> None:
         backend = Backend("frame")
@@ -283,7 +294,7 @@ class TestFrame:
         storage = handle(backend)
         tape = storage.record("s", tape_id="t")
         backend.disk.before_sync = fail
-        waiting = [Running(lambda: tape.append(C2S, b"1")) for _ in range(5)]
+        waiting = [Running(lambda: tape.append_many([(C2S, b"1")])) for _ in range(5)]
         until(lambda: len(tape.tape.sync._waiting) == 4)
         gate.open()
         errors = [each.error() for each in waiting]
@@ -296,6 +307,70 @@ class TestFrame:
         with pytest.raises(SyncFailedError):
             tape.finalize()
         storage.close()
+
+    def test_a_failure_is_told_to_those_who_gather_and_nothing_of_theirs_is_written(self) -> None:
+        backend = Backend("frame")
+        gate = Gate()
+
+        def fail() -> None:
+            gate()
+            broken()
+
+        storage = handle(backend)
+        tape = storage.record("s", tape_id="t")
+        backend.disk.before_sync = fail
+        first = Running(lambda: tape.append(C2S, b"1"))
+        gate.reached()
+        others = [Running(lambda: tape.append(C2S, b"2")) for _ in range(3)]
+        until(lambda: waiting_in(tape) == 3)
+        gate.open()
+        errors = [each.error() for each in (first, *others)]
+        assert errors == [SyncFailedError("t", -1, "the storage failed: broken")] * 4
+        assert (tape.accepted_seq, len(backend.disk.lines)) == (0, 1)
+        with pytest.raises(SyncFailedError):
+            tape.detach()
+        storage.close()
+
+    def test_what_gathers_when_the_tape_ends_is_refused_and_not_in_it(self) -> None:
+        backend = Backend("frame")
+        gate = Gate()
+        with handle(backend) as storage:
+            tape = storage.record("s")
+            backend.disk.before_sync = gate
+            first = Running(lambda: tape.append(C2S, b"1"))
+            gate.reached()
+            others = [Running(lambda: tape.append(C2S, b"2")) for _ in range(2)]
+            until(lambda: waiting_in(tape) == 2)
+            ending = Running(tape.finalize)
+            until(lambda: not tape.tape.is_open)
+            gate.open()
+            ending.result()
+            assert first.result() == 0
+            assert [type(each.error()) for each in others] == [StorageClosedError] * 2
+            assert len(backend.disk.lines) == 1
+
+    def test_gathered_frames_that_do_not_fit_are_dropped_one_by_one(self) -> None:
+        backend = Backend("frame")
+        gate = Gate()
+        with handle(backend) as storage, storage.record("s", on_full="drop") as tape:
+            backend.disk.before_sync = gate
+            first = Running(lambda: tape.append(C2S, b"1"))
+            gate.reached()
+            others = [Running(lambda: tape.append(C2S, b"2")) for _ in range(3)]
+            until(lambda: waiting_in(tape) == 3)
+            backend.disk.full = True
+            backend.disk.before_sync = lambda: None
+            gate.open()
+            assert {first.result(), *(each.result() for each in others)} == set(range(4))
+            assert (tape.dropped, tape.accepted_seq) == (3, 0)
+            backend.disk.full = False
+
+    def test_nobody_writes_for_another_thread_where_there_are_transactions(self) -> None:
+        with handle(Backend("frame"), capabilities=frozenset({ProviderCapability.TRANSACTIONS})) as storage:
+            tape = storage.record("s")
+            assert tape.tape.gathering is None
+            assert tape.append(C2S, b"1") == tape.durable_seq == 0
+            tape.finalize()
 
     def test_an_interrupted_sync_has_not_failed(self) -> None:
         backend = Backend("frame")
@@ -311,7 +386,7 @@ class TestFrame:
             first = Running(lambda: tape.append(C2S, b"1"))
             gate.reached()
             others = [Running(lambda: tape.append(C2S, b"2")) for _ in range(3)]
-            until(lambda: len(tape.tape.sync._waiting) == 3)
+            until(lambda: waiting_in(tape) == 3)
             gate.open()
             assert isinstance(first.error(), KeyboardInterrupt)
             assert sorted(other.result() for other in others) == [1, 2, 3]
@@ -323,12 +398,12 @@ class TestFrame:
         with handle(backend) as storage:
             tape = storage.record("s")
             backend.disk.before_sync = gate
-            appending = [Running(lambda: tape.append(C2S, b"1")) for _ in range(2)]
+            appending = [Running(lambda: tape.append_many([(C2S, b"1")])) for _ in range(2)]
             until(lambda: len(tape.tape.sync._waiting) == 1)
             detaching = Running(tape.detach)
             gate.open()
             detaching.result()
-            assert sorted(each.result() for each in appending) == [0, 1]
+            assert sorted(each.result()[0] for each in appending) == [0, 1]
         sync = tape.tape.sync
         with pytest.raises(StorageClosedError):
             sync.cover(100)

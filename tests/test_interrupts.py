@@ -7,16 +7,12 @@ The test raises at each instruction that follows one of these, one after the oth
 
 from __future__ import annotations
 
-import dis
 import gc
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cache
 from itertools import count
-from types import CodeType
 from typing import Final
 
 import pytest
@@ -44,6 +40,7 @@ from shadowcat_registry.storage import TapeStorage
 
 from .fakes import Factory, Gate, Running
 from .instructions import each_instruction, reporting
+from .strikes import Interrupt, Strike
 
 FILES: Final = frozenset(
     str(module.__file__)
@@ -64,47 +61,6 @@ FILES: Final = frozenset(
     )
 )
 """`threading`, since an event is set and waited for by its Python code."""
-
-
-HANDED_OVER: Final = {"made"}
-"""What a factory has made is nobody's until it is stored under this name. Behind a call of a function that
-is written in Python no handler runs; where a factory is written in C, that one moment cannot be closed."""
-
-
-class Interrupt(BaseException):
-    pass
-
-
-@cache
-def _points(code: CodeType) -> frozenset[int]:
-    """The instructions before which a signal's handler may run."""
-    found: set[int] = set()
-    looks = False
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("CACHE", "PRECALL"):
-            continue
-        if looks and not (instruction.opname.startswith("STORE") and instruction.argval in HANDED_OVER):
-            found.add(instruction.offset)
-        looks = instruction.opname.startswith(("CALL", "JUMP_BACKWARD", "RESUME"))
-    return frozenset(found)
-
-
-class _Strike:
-    """Raises at the `number`-th point that this thread comes to; counts them."""
-
-    def __init__(self, number: int) -> None:
-        self.left = number
-        self.where: str | None = None
-
-    def step(self) -> None:
-        frame = sys._getframe(2)  # whose instruction comes next
-        if self.where is not None or frame.f_code.co_name == "__del__":
-            return
-        if frame.f_lasti in _points(frame.f_code):
-            self.left -= 1
-            if self.left < 0:
-                self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
-                raise Interrupt
 
 
 class World:
@@ -230,7 +186,7 @@ def test_nothing_is_left_wherever_it_strikes(
     monkeypatch.setattr(openings, "CLOSE_PATIENCE_SECONDS", 0.0)
     number = 0
     for number in count():
-        world, strike = World(), _Strike(number)
+        world, strike = World(), Strike(number)
         surroundings = somebody_constructs(world) if what is waiting else nullcontext()
         with surroundings, suppress(Interrupt), reporting(FILES, strike.step):
             what(world)

@@ -73,6 +73,7 @@ RANKS: dict[str, float] = {
     "following": 2.1,
     "durability": 2.2,
     "use": 2.3,
+    "gathering": 2.2,
     "frame_queue": 2.3,
     "recorder": 2.4,
     "storage": 3,
