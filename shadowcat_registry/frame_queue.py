@@ -46,8 +46,8 @@ class FrameQueue:
         self._lock = threading.Lock()
         self._open: _Batch | None = None
 
-    async def append(self, append_many: AppendMany, direction: Direction, message: bytes) -> int:
-        """The `seq` of this frame, once `append_many` has written it, with others.
+    def append(self, append_many: AppendMany, direction: Direction, message: bytes) -> asyncio.Future[int]:
+        """Of the `seq` of this frame, there once `append_many` has written it, with others.
 
         Raises:
             As `TapeRecorder.append`.
@@ -72,7 +72,7 @@ class FrameQueue:
             except BaseException as error:  # no thread is to be had
                 self._answer(batch, self._close(batch), None, error)
                 raise
-        return await waiter
+        return waiter
 
     async def run(self, call: Callable[[], _T]) -> _T:
         """Something else, behind every frame that was asked for before."""
@@ -95,7 +95,7 @@ class FrameQueue:
             if self._open is batch:
                 self._open = None
         waiters = batch.waiters
-        if any(waiter.cancelled() for waiter in waiters):
+        if any(map(asyncio.Future.cancelled, waiters)):
             waiting = [pair for pair in zip(batch.frames, waiters, strict=True) if not pair[1].cancelled()]
             batch.frames = [frame for frame, _ in waiting]
             waiters = [waiter for _, waiter in waiting]

@@ -35,19 +35,27 @@ class SqliteAppender:
     def append(self, lines: Sequence[bytes]) -> None:
         if not lines:
             return
-        self._check()
         file = self._file
+        connections = file.connections
+        if self._closed or self._transaction is not None or connections.has_transaction:
+            self._check()
         file.look()
-        size_bytes = sum(map(len, lines))
         if self._unsettled is not None:
             self._look_again(*self._unsettled)
-        rows, end = segments.rows_of(self._no, self._end, lines)
-        self._unsettled = end, self._size_bytes + size_bytes
-        if len(rows) == 1:
-            file.connections.insert(segments.INSERT, rows[0], self._tape_id, size_bytes)
+        if len(lines) == 1:
+            size_bytes = len(lines[0])
+            row, end = segments.row_of(self._no, self._end, lines[0])
+            self._unsettled = end, self._size_bytes + size_bytes
+            connections.insert(segments.INSERT, row, self._tape_id, size_bytes)
         else:
-            with file.connections.writing(self._tape_id, grows=size_bytes) as db:
-                segments.insert(db, rows)
+            size_bytes = sum(map(len, lines))
+            rows, end = segments.rows_of(self._no, self._end, lines)
+            self._unsettled = end, self._size_bytes + size_bytes
+            if len(rows) == 1:
+                connections.insert(segments.INSERT, rows[0], self._tape_id, size_bytes)
+            else:
+                with connections.writing(self._tape_id, grows=size_bytes) as db:
+                    segments.insert(db, rows)
         self._end = end
         self._size_bytes += size_bytes
         self._unsettled = None

@@ -35,7 +35,6 @@ from ...tape import Metadata, dump_metadata, lines_after, load_metadata, make_me
 from . import segments, upkeep
 from .appender import SqliteAppender
 from .files import File
-from .segments import End
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -75,7 +74,7 @@ class SqliteBackend:
                     raise TapeExistsError(tape_id)
                 no = self._insert(db, tape_id, text, meta)
                 taken(no, tape_id)
-                rows, end = segments.rows_of(no, End(0, -1), (init_line,))
+                rows, end = segments.rows_of(no, (0, -1), (init_line,))
                 segments.insert(db, rows)
             appender = SqliteAppender(file, self._logger, tape_id, no, end, len(init_line))
         self._settle()
@@ -89,10 +88,10 @@ class SqliteBackend:
                 taken(no, tape_id)
                 for table in ("unsettled", "unindexed"):
                     db.execute(f"INSERT OR IGNORE INTO {table} VALUES (?)", (no,))  # noqa: S608 - our names
-                end = segments.end_of(db, no)
+                line_count, last_seq = end = segments.end_of(db, no)
                 size_bytes = segments.size_of(db, no)
             appender = SqliteAppender(file, self._logger, tape_id, no, end, size_bytes)
-        return appender, RepairReport(tape_id, end.high_seq, end.line)
+        return appender, RepairReport(tape_id, last_seq, line_count)
 
     def delete(self, tape_id: str) -> None:
         file = self._file

@@ -162,11 +162,12 @@ class Connections:
         without the block, since this is what every frame goes through."""
         self._check_space(grows)
         try:
-            if (transaction := self.transaction_here()) is not None:
+            if self.has_transaction and (transaction := self.transaction_here()) is not None:
                 with transaction.part() as db:
                     db.execute(statement, values)
                 return
-            self._take_turn()
+            if not self._turn.acquire(blocking=False):
+                self._take_turn()
             try:
                 db = self._take()
                 try:
@@ -224,6 +225,11 @@ class Connections:
         self._space_from = now
 
     # -- a transaction of the user's ------------------------------------------------------------
+
+    @property
+    def has_transaction(self) -> bool:
+        """Some thread is in one."""
+        return self._transaction is not None
 
     def transaction_here(self) -> Transaction | None:
         """That of this thread, if it is in one."""

@@ -58,7 +58,7 @@ class Index:
     def is_complete(db: sqlite3.Connection, no: int) -> bool:
         """Whether all lines of a tape are indexed, or it is not there any more."""
         row = db.execute("SELECT indexed FROM tape WHERE no = ?", (no,)).fetchone()
-        return row is None or row[0] == end_of(db, no).line
+        return row is None or row[0] == end_of(db, no)[0]
 
     def catch_up(self, db: sqlite3.Connection, no: int) -> bool:
         """Index at most one batch of a tape; whether that was the last of it."""

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 from zlib import crc32
 
 from ...errors import StorageDamagedError, TapeNotFoundError
@@ -19,26 +19,25 @@ _CHUNK_BYTES: Final = 512 * 1024
 """A reader fetches so much at a time, and lets go of the file in between: a slow one holds up nobody."""
 
 
-class End(NamedTuple):
-    """Where a tape goes on."""
-
-    line: int
-    high_seq: int
-
+End = tuple[int, int]
+"""Where a tape goes on: the next line, and the highest seq so far."""
 
 Row = tuple[int, int, int, int, bytes]
 """Of the table: key, line count, highest seq of the tape so far, checksum, lines."""
 
 
+def row_of(no: int, end: End, line: bytes) -> tuple[Row, End]:
+    """`rows_of` for a frame that comes alone."""
+    number, high_seq = end
+    seq = frame_seq(line)
+    if seq is not None and high_seq < seq < 1 << 63:
+        high_seq = seq
+    return (no << LINE_BITS | number, 1, high_seq, crc32(line), line), (number + 1, high_seq)
+
+
 def rows_of(no: int, end: End, lines: Sequence[bytes]) -> tuple[list[Row], End]:
     """What to insert for `lines` behind `end`, and the end then."""
     line, high_seq = end
-    if len(lines) == 1:  # as below, without what a frame that comes alone does not need
-        blob = lines[0]
-        seq = frame_seq(blob)
-        if seq is not None and seq > high_seq and seq < 1 << 63:
-            high_seq = seq
-        return [(no << LINE_BITS | line, 1, high_seq, crc32(blob), blob)], End(line + 1, high_seq)
     rows: list[Row] = []
     first, size_bytes, last = 0, 0, len(lines) - 1
     for position, text in enumerate(lines):
@@ -51,7 +50,7 @@ def rows_of(no: int, end: End, lines: Sequence[bytes]) -> tuple[list[Row], End]:
             rows.append((no << LINE_BITS | line, position + 1 - first, high_seq, crc32(blob), blob))
             line += position + 1 - first
             first, size_bytes = position + 1, 0
-    return rows, End(line, high_seq)
+    return rows, (line, high_seq)
 
 
 INSERT: Final = "INSERT INTO segment VALUES (?, ?, ?, ?, ?)"
@@ -68,7 +67,7 @@ def end_of(db: sqlite3.Connection, no: int) -> End:
         "SELECT key + line_count, high_seq FROM segment WHERE key >= ? AND key < ? ORDER BY key DESC LIMIT 1",
         _range(no),
     ).fetchone()
-    return End(row[0] % LINES, row[1]) if row is not None else End(0, -1)
+    return (row[0] % LINES, row[1]) if row is not None else (0, -1)
 
 
 def size_of(db: sqlite3.Connection, no: int) -> int:
@@ -86,7 +85,7 @@ def _range(no: int, first: int = 0) -> tuple[int, int]:
 def find(db: sqlite3.Connection, no: int, seq: int) -> int:
     """The first line of the segment in which the frame `seq`, or the first behind it, is; of the last one
     where there is none. By halving: `high_seq` never falls along a tape."""
-    low, high = 0, end_of(db, no).line
+    low, high = 0, end_of(db, no)[0]
     start = 0
     while low < high:
         middle = (low + high) // 2
@@ -102,7 +101,7 @@ def find(db: sqlite3.Connection, no: int, seq: int) -> int:
             high = start
         else:
             low = start + row[1]
-    return low if low < end_of(db, no).line else start
+    return low if low < end_of(db, no)[0] else start
 
 
 def is_whole(checksum: int, blob: bytes) -> bool:
