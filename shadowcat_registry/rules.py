@@ -18,7 +18,10 @@ from .dependencies import find_cycles
 from .errors import did_you_mean
 from .interpolate import has_reference
 from .marks import Pointer
+from .parse import MAX_FINDINGS
 
+_MAX_LISTED: Final = 20
+"""Names in one message."""
 NEVER_ALL: Final = (
     "a manifest without providers never means that all are to go, "
     "unless it says `reload: {allow_mass_removal: true}`"
@@ -55,6 +58,7 @@ def needed_providers_are_declared(candidate: Candidate) -> None:
     if not candidate.is_whole:
         return
     declared = [str(one) for one in candidate.declared]
+    missing = 0
     for name, spec in candidate.specs.items():
         wanted: list[tuple[Pointer, str, bool]] = [
             (("providers", name, "requires", index), needed, False)
@@ -67,8 +71,12 @@ def needed_providers_are_declared(candidate: Candidate) -> None:
         for pointer, needed, is_value in wanted:
             if needed in candidate.declared or (not is_value and has_reference(needed)):
                 continue
-            there = ", ".join(one for one in declared if one != name)[:200] or "no other"
-            hint = did_you_mean(needed, [one for one in declared if one != name])
+            if candidate.is_full:
+                return
+            missing += 1
+            others = [one for one in declared if one != name] if missing <= MAX_FINDINGS else []
+            there = ", ".join(others[:_MAX_LISTED])[:200] or "no other"
+            hint = did_you_mean(needed, others)
             message = f"`{name}` requires the provider `{needed[:64]}`, which is not declared"
             candidate.add("SC313", message, pointer, f"{hint or 'declare it'} (there is: {there})")
 
@@ -84,7 +92,8 @@ def nobody_needs_itself(candidate: Candidate) -> None:
         pointer: Pointer = ("providers", cycle[0])
         if cycle[1] in candidate.specs[cycle[0]].requires:
             pointer = (*pointer, "requires", candidate.declared[cycle[0]]["requires"].index(cycle[1]))
-        path = " -> ".join(cycle)
+        steps = cycle if len(cycle) <= _MAX_LISTED else (*cycle[: _MAX_LISTED - 1], "…", cycle[-1])
+        path = " -> ".join(steps)
         message = (
             f"these providers require each other: {path}" if len(cycle) > 2 else f"it requires itself: {path}"
         )

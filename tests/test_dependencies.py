@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from itertools import pairwise
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shadowcat_registry import dependencies
 from shadowcat_registry.dependencies import find_cycles, in_order
 
 _names = st.sampled_from("abcdef")
@@ -45,6 +49,38 @@ class TestCycles:
     def test_the_path_begins_where_it_was_met_first(self) -> None:
         assert find_cycles({"z": ["b"], "a": ["b"], "b": ["c"], "c": ["b"]}) == [("b", "c", "b")]
         assert find_cycles({"a": ["a"]}) == [("a", "a")]
+
+    def test_a_chain_of_which_each_needs_the_first_is_told_once_and_takes_no_more_room_than_it(self) -> None:
+        last = 10_000  # kept as paths, the circles would be 50 million names
+        needs = {f"p{n}": ["p0", f"p{n + 1}"] for n in range(last)} | {"p0": ["p1"], f"p{last}": ["p0"]}
+        tracemalloc.start()
+        try:
+            (cycle,) = find_cycles(needs)
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert (cycle[0], len(cycle), cycle[-1]) == ("p0", last + 2, "p0")
+        assert peak_bytes < 64 * 1024 * 1024
+
+    def test_looking_for_more_than_are_told_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Each of the q is in a circle by way of all of the p, of which one was told with another before.
+        monkeypatch.setattr(dependencies, "_MAX_STEPS", 500)
+        needs = {f"p{n}": [f"p{n + 1}"] for n in range(100)}
+        needs["p50"] = ["x", "p51"]
+        needs |= {"x": ["p50"], "p100": [f"q{n}" for n in range(50)]} | {f"q{n}": ["p0"] for n in range(50)}
+        asked = _Counted(needs)
+        assert find_cycles(asked) == [("p50", "x", "p50")]
+        assert asked.count < len(needs) - 30
+
+
+class _Counted(dict[str, list[str]]):
+    """Counts how often somebody's needs are asked for."""
+
+    count = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.count += 1
+        return super().get(key, default)
 
 
 class TestOrder:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from shadowcat_registry import rules
 from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.errors import Finding, ManifestError
 from shadowcat_registry.load import parse_manifest
@@ -60,6 +61,27 @@ class TestRequires:
         )
         assert (found.code, found.mark.line) == ("SC312", 4)
         assert found.message == "these providers require each other: b -> c -> b"
+
+    def test_of_a_long_circle_the_ends_are_named(self) -> None:
+        (found,) = _refused(*(f"p{n}: {{type: fake, requires: [p{(n + 1) % 500}]}}" for n in range(500)))
+        steps = found.message.removeprefix("these providers require each other: ").split(" -> ")
+        assert (steps[:3], steps[-2:], len(steps)) == (["p0", "p1", "p2"], ["…", "p0"], 21)
+
+    def test_what_is_near_is_looked_for_only_as_often_as_somebody_reads_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+
+        def nearest(name: str, known: list[str]) -> str | None:
+            asked.extend(known[:1])
+            return None
+
+        monkeypatch.setattr(rules, "did_you_mean", nearest)
+        found = _refused(*(f"p{n}: {{type: fake, requires: [nobody{n}]}}" for n in range(1_200)))
+        assert {it.code for it in found} == {"SC313", "SC607"}
+        assert len(asked) == 50
+        assert found[0].hint is not None
+        assert len(found[0].hint) < 300, "of many, some are named"
 
     def test_it_is_prepared_before_and_removed_after(self) -> None:
         new = _parse("a: {type: fake, requires: [b]}", "b: {type: fake, requires: [c]}", "c: {type: fake}")
