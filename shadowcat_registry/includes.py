@@ -210,9 +210,9 @@ class DirectoryListings:
 
     def matching(self, directory: Path, pattern: str) -> list[str]:
         """Raises: OSError: it cannot be read, or it is one too many."""
-        if directory not in self._names:
+        if directory not in self._names and self._looks_left >= 0:
             self._names[directory] = _names(directory)
-        names = self._names[directory]
+        names = self._names.get(directory, ())
         self._looks_left -= len(names) + 1
         if self._looks_left < 0:
             raise OSError(f"more than {_MAX_LOOKS:,} names to look at")
@@ -244,7 +244,9 @@ def expand(pattern: Path, known: DirectoryListings | None = None) -> list[Path]:
 
 def listings(patterns: Iterable[Path]) -> dict[Path, set[str]]:
     """The directories that decide what absolute patterns match, each with the patterns of those names in it
-    that matter. The first of each may not exist yet."""
+    that matter. The first of each may not exist yet. Beyond as many names as `expand` looks at, none: what
+    appears there is found by looking at it again."""
+    known = DirectoryListings()
     found: dict[Path, set[str]] = {}
     for pattern in patterns:
         directories = [Path(pattern.anchor)]
@@ -256,18 +258,20 @@ def listings(patterns: Iterable[Path]) -> dict[Path, set[str]]:
                 found.setdefault(directory, set()).add(part if is_magic else escape(part))
             if index == len(pattern.parts):
                 break
-            directories = [
-                directory / name
-                for directory in directories
-                for name in (_matching(directory, part) if is_magic else (part,))
-                if not has_begun or (directory / name).is_dir()
-            ]
+            if not is_magic:
+                directories = [it / part for it in directories]
+            else:
+                directories = [it / name for it in directories for name in _matching(known, it, part)]
+            if len(found) + len(directories) > _MAX_PATTERN_MATCHES:
+                return found
+            if has_begun:
+                directories = [it for it in directories if it.is_dir()]
     return found
 
 
-def _matching(directory: Path, pattern: str) -> list[str]:
+def _matching(known: DirectoryListings, directory: Path, pattern: str) -> list[str]:
     try:
-        return [name for name in _names(directory) if _matches(name, pattern)]
+        return known.matching(directory, pattern)
     except OSError:
         return []
 

@@ -14,7 +14,7 @@ import pytest
 from shadowcat_registry import includes, parse
 from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.errors import Finding, ManifestError
-from shadowcat_registry.includes import MAX_FILES, MAX_INCLUDE_DEPTH, expand
+from shadowcat_registry.includes import MAX_FILES, MAX_INCLUDE_DEPTH, expand, listings
 from shadowcat_registry.load import ManifestLoader, load_manifest
 from shadowcat_registry.manifest import Manifest
 from shadowcat_registry.parse import MAX_BYTES
@@ -283,6 +283,30 @@ class TestWhatIsWrong:
         assert list(folder.load().providers) == ["a"]
         folder.write({"c": "", "d": ""})
         assert folder.places() == ["SC117 registry.yaml:2:17"]
+
+    def test_what_is_watched_for_is_bounded_by_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in range(12):
+            (tmp_path / f"d{number}" / "conf.d").mkdir(parents=True)
+        listed: list[Path] = []
+
+        def names(directory: Path) -> list[str]:
+            listed.append(directory)
+            return [it.name for it in directory.iterdir()]
+
+        monkeypatch.setattr(includes, "_names", names)
+        patterns = [tmp_path / "d*" / "conf.d" / "*.yaml", tmp_path / "d*" / "*" / "x.yaml"]
+        found = listings(patterns)
+        assert found[tmp_path] == {"d*"}
+        assert found[tmp_path / "d7" / "conf.d"] == {"*.yaml", "x.yaml"}
+        assert len(listed) == 13, "each once, for both patterns"
+        monkeypatch.setattr(includes, "_MAX_LOOKS", 30)
+        listed.clear()
+        found = listings(patterns)
+        assert (len(listed), len(found)) == (4, 25), "what was found before is watched on"
+        monkeypatch.setattr(includes, "_MAX_PATTERN_MATCHES", 10)
+        assert listings(patterns[:1]) == {tmp_path: {"d*"}}
 
     def test_what_is_broken_takes_its_part_of_them(
         self, folder: Folder, monkeypatch: pytest.MonkeyPatch

@@ -78,7 +78,7 @@ def _result(finding: Finding, rule_index: int) -> dict[str, Any]:
 
 def _uri(source: str) -> str:
     path = Path(source)
-    return path.as_uri() if path.is_absolute() else quote(path.as_posix())
+    return path.as_uri() if path.is_absolute() else quote(path.as_posix(), errors="surrogateescape")
 
 
 def _message(finding: Finding) -> str:
