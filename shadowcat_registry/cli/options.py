@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from ..location import MANIFEST_NAME, MANIFEST_VARIABLE, find_manifest
 from .output import JsonLogFormatter
+
+MANIFEST_PATH: Final[click.ParamType[Any]] = click.Path(path_type=Path, readable=False)
+"""Not for click to refuse: that a manifest cannot be read is a finding, whatever the reason."""
 
 _Command = Callable[..., Any]
 
@@ -32,14 +35,14 @@ def manifest_options(*, positional: bool = False) -> Callable[[_Command], _Comma
             "-f",
             "--manifest",
             "manifest_option",
-            type=click.Path(path_type=Path),
+            type=MANIFEST_PATH,
             metavar="FILE",
             help=f"The manifest. [default: ${MANIFEST_VARIABLE}, then ./{MANIFEST_NAME}]",
         )(run)
         if positional:
             argument = click.argument(
                 "manifest_argument",
-                type=click.Path(path_type=Path),
+                type=MANIFEST_PATH,
                 metavar="[MANIFEST]",
                 required=False,
             )

@@ -10,7 +10,7 @@ import click
 from ..catalog import Catalog
 from ..load import load_manifest
 from ..preview import compare
-from .options import json_option, manifest_options, pid_option
+from .options import MANIFEST_PATH, json_option, manifest_options, pid_option
 from .output import printable, say, say_json
 from .processes import the_process
 
@@ -24,7 +24,7 @@ _SECONDS = 60.0
 @click.option(
     "--against",
     "other",
-    type=click.Path(path_type=Path),
+    type=MANIFEST_PATH,
     metavar="OTHER",
     help="Ask no process: what one that runs OTHER would do about the manifest.",
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import jsonschema
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -164,6 +167,13 @@ class TestSarif:
         answer = sarif([Finding("SC301", "m", Mark.at_start(str(path)))])
         place = answer["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
         assert place["artifactLocation"]["uri"] == path.as_uri()
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="names are texts there")
+    def test_a_name_that_is_not_utf_8_is_one_too(self) -> None:
+        source = os.fsdecode(b"r\xfe.yaml")
+        answer = sarif([Finding("SC301", "m", Mark.at_start(source))])
+        place = answer["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+        assert place["artifactLocation"]["uri"] == "r%FE.yaml"
 
     def test_columns_are_those_of_characters(self) -> None:
         assert sarif(())["runs"][0]["columnKind"] == "unicodeCodePoints"

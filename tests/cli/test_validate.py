@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ..followers import OBEYING
 from .conftest import MANIFEST, Command
+
+IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 class TestAValidManifest:
@@ -124,6 +129,20 @@ class TestAnInvalidManifest:
         done = command("validate", tmp_path)
         assert done.returncode == 1
         assert b"it is a directory" in done.stdout
+
+    @pytest.mark.skipif(not OBEYING and IS_ROOT, reason="root may read everything")
+    @pytest.mark.parametrize("option", [(), ("-f",)])
+    def test_one_that_may_not_be_read_is_a_finding_as_well(
+        self, manifest: Path, tmp_path: Path, option: tuple[str, ...]
+    ) -> None:
+        manifest.chmod(0)
+        arguments = [sys.executable, "-m", "shadowcat_registry", "validate", "--format", "json", *option]
+        done = subprocess.run(
+            [*OBEYING, *arguments, manifest], cwd=tmp_path, capture_output=True, check=False, timeout=60
+        )
+        (finding,) = json.loads(done.stdout)["findings"]
+        assert (done.returncode, done.stderr, finding["code"]) == (1, b"", "SC117")
+        assert finding["message"].endswith("Permission denied")
 
     def test_control_characters_do_not_reach_the_terminal(self, command: Command, manifest: Path) -> None:
         manifest.write_text(MANIFEST.replace("type: filesystem", 'type: "\\e[31mred"'))
