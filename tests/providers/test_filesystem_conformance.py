@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shadowcat_registry.providers.filesystem import FilesystemProviderFactory
+from shadowcat_registry.providers.filesystem import FilesystemProviderFactory, sealing
 from shadowcat_registry.testing import TapeStorageConformance, TapeStorageEndurance
 
 from ..storages import RECORDINGS
@@ -26,6 +26,32 @@ class TestFilesystemByDateAndFrame(TapeStorageConformance):
     @pytest.fixture
     def config(self) -> Mapping[str, Any]:
         return {"layout": "date", "durability": "frame"}
+
+
+class TestFilesystemInBlocks(TapeStorageConformance):
+    """Of a few lines each, so that tapes become blocks all the time; not so in other processes."""
+
+    factory = FilesystemProviderFactory
+    recordings = RECORDINGS
+
+    @pytest.fixture(params=["zstd", pytest.param("gzip", marks=pytest.mark.ci)])
+    def config(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
+        monkeypatch.setattr(sealing, "_LEAST_BYTES", 0)
+        monkeypatch.setattr(sealing, "_SEAL_BYTES", 1_000)
+        monkeypatch.setattr(sealing, "_BLOCK_BYTES", 300)
+        return {"compression": request.param}
+
+
+@pytest.mark.ci
+class TestFilesystemCompressed(TapeStorageConformance):
+    """As it is."""
+
+    factory = FilesystemProviderFactory
+    recordings = RECORDINGS
+
+    @pytest.fixture(params=["zstd", "gzip"])
+    def config(self, request: pytest.FixtureRequest) -> Mapping[str, Any]:
+        return {"compression": request.param, "layout": "session"}
 
 
 @pytest.mark.ci

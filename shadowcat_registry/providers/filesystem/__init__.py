@@ -2,7 +2,8 @@
 
 `places` says in which folder a tape lies, `offsets` where in it a frame is, `locks` who may write it,
 `listing` what is remembered of all; `backend` and `appender` are what the contract asks for, `files` the
-calls that they make.
+calls that they make. With compression, `sealing` writes lines and makes them blocks, `tails` says how far,
+`blocks` reads them with the codecs of `compression`, and `tape_file` makes one tape of all of it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ...metadata import Config, ProviderCapability
 from ...retention import Retention
 from ...schema_files import provider_schema
 from .backend import FilesystemBackend
+from .compression import zstd_library
 
 _DEFAULT_DIRECTORY: Final = "./tapes"
 
@@ -28,16 +30,27 @@ class FilesystemProviderFactory:
     display_name = "Filesystem"
     version = "1.0.0"
     description = "Tapes as JSON Lines files in a directory"
-    capabilities = frozenset({ProviderCapability.LOCAL_STORAGE, ProviderCapability.STREAMING})
+    capabilities = frozenset(
+        {
+            ProviderCapability.COMPRESSION,
+            ProviderCapability.LOCAL_STORAGE,
+            ProviderCapability.STREAMING,
+        }
+    )
 
     def config_schema(self) -> Mapping[str, Any]:
         return provider_schema(self.name)
 
     def validate_config(self, config: Config) -> None:
-        """Raises: ValueError: `directory` is no path on any system."""
+        """Raises: ValueError: `directory` is no path on any system; what `compression` needs is missing."""
         directory = config.get("directory", _DEFAULT_DIRECTORY)
         if not isinstance(directory, str) or not directory or "\0" in directory:
             raise ValueError("`directory` is not a path")
+        if config.get("compression") == "zstd":
+            try:
+                zstd_library()
+            except StorageUnavailableError as error:
+                raise ValueError(f"`compression`: {error.reason}") from error
 
     def create(self, config: Config, context: CreateContext) -> FilesystemBackend:
         """Open the directory, and create it where it is missing.
@@ -51,6 +64,7 @@ class FilesystemProviderFactory:
             durability=Durability.of(config),
             retention=Retention.of(config),
             layout=config.get("layout", "flat"),
+            compression=config.get("compression", "none"),
         )
 
     def check(self, config: Config, context: CreateContext) -> None:

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from ...backend import UNSYNCED, Appender, Durability, Page, RepairReport, StorageStats, TapeQuery
 from ...errors import (
@@ -31,16 +31,19 @@ from ...errors import (
     TapeExistsError,
     TapeNotFoundError,
 )
+from ...metadata import ProviderCapability
 from ...retention import Retention
 from ...tape import (
     Metadata,
     dump_metadata,
     frame_seq,
+    lines_after,
     load_metadata,
     make_metadata,
     parse_init_line,
 )
 from .appender import FileAppender
+from .compression import SUFFIXES, Compression, codec_of
 from .files import (
     COPY_BYTES,
     SAFELY,
@@ -55,6 +58,9 @@ from .listing import Known, Listing
 from .locks import WriteLock, directory_lock
 from .offsets import Offsets
 from .places import TAPE, Layout, Places
+from .sealing import SealingAppender
+from .tails import blocks_path, is_at, rename_path
+from .tape_file import TapeFile, open_tape
 
 _META: Final = ".meta.json"
 _TORN: Final = ".torn"
@@ -64,6 +70,7 @@ _LONGEST_INIT_BYTES: Final = 1 << 20
 
 class FilesystemBackend:
     storage_type = "filesystem"
+    capabilities = frozenset({ProviderCapability.LOCAL_STORAGE, ProviderCapability.STREAMING})
 
     def __init__(
         self,
@@ -73,7 +80,13 @@ class FilesystemBackend:
         durability: Durability = UNSYNCED,
         retention: Retention | None = None,
         layout: Layout = "flat",
+        compression: Compression = "none",
     ) -> None:
+        """Raises: StorageUnavailableError: it cannot be compressed here, see `compression`."""
+        if compression != "none":
+            codec_of(compression)
+            self.capabilities |= {ProviderCapability.COMPRESSION}
+        self._compression: Final = compression
         self.durability: Final = durability
         self.retention: Final = retention
         self._directory = directory
@@ -115,8 +128,20 @@ class FilesystemBackend:
                 self._unlink(folder / (tape_id + _META))
                 self._remove_folder(folder)
                 raise
+            self._unlink_blocks(path)  # of a tape of this name whose deletion was killed
             self._places.remember(tape_id, folder)
-        return appender
+        return self._sealing(appender, path, tape_id)
+
+    def _sealing(
+        self, appender: FileAppender, path: Path, tape_id: str, tape: TapeFile | None = None
+    ) -> Appender:
+        """An appender that compresses, where that is asked for; `tape` has something in it already."""
+        if self._compression == "none":
+            return appender
+        sealed, head_bytes = (None, 0) if tape is None else (tape.sealed, tape.head_bytes)
+        return SealingAppender(
+            appender, path, tape_id, self._compression, self._logger, sealed=sealed, head_bytes=head_bytes
+        )
 
     def _make_folder(self, folder: Path) -> None:
         try:
@@ -150,15 +175,11 @@ class FilesystemBackend:
         with self._directory_lock():  # so that it cannot be deleted between opening and locking
             folder = self._places.find(tape_id)
             path = folder / (tape_id + TAPE)
-            fd = self._open(folder, tape_id, os.O_RDWR | os.O_APPEND)
-            lock = WriteLock(fd, path)
-            try:
-                lock.acquire(tape_id)
-            except BaseException:
-                lock.release()
-                raise
+            lock = self._open_to_write(folder, tape_id, os.O_RDWR | os.O_APPEND)
+        fd = lock.fd
         try:
-            with reader(fd, close=False) as file:
+            file, tape = open_tape(fd, path, tape_id, close=False)
+            with file:
                 parse_init_line(file.readline(_LONGEST_INIT_BYTES), str(path))
                 file.seek(0)
                 size, line_count, last_seq = 0, 0, -1
@@ -167,13 +188,15 @@ class FilesystemBackend:
                     line_count += 1
                     seq = frame_seq(line)
                     last_seq = last_seq if seq is None else max(last_seq, seq)
+            size = tape.file_offset(size)
             torn_bytes = os.fstat(fd).st_size - size
             set_aside = self._set_aside(folder, tape_id, fd, size) if torn_bytes else None
+            appender = self._sealing(FileAppender(lock, path, size), path, tape_id, tape)
         except BaseException:
             lock.release()
             raise
         report = RepairReport(tape_id, last_seq, line_count, torn_bytes, set_aside)
-        return FileAppender(lock, path, size), report
+        return appender, report
 
     def _set_aside(self, folder: Path, tape_id: str, fd: int, size: int) -> str:
         """Move what follows the first `size` bytes to the end of `<tape_id>.torn`."""
@@ -196,15 +219,15 @@ class FilesystemBackend:
         with self._directory_lock():
             folder = self._places.find(tape_id)
             path = folder / (tape_id + TAPE)
-            lock = WriteLock(self._open(folder, tape_id, os.O_RDWR), path)
+            lock = self._open_to_write(folder, tape_id, os.O_RDWR)
             try:
-                lock.acquire(tape_id)
                 if os.name == "nt":  # an open file cannot be removed there
                     lock.release()
                 path.unlink()  # first: from here on there is no tape
                 self._offsets.forget(tape_id)
                 self._unlink(folder / (tape_id + _META))
                 self._unlink(folder / (tape_id + _TORN))
+                self._unlink_blocks(path)
                 self._remove_folder(folder)
             finally:
                 lock.release()
@@ -216,14 +239,18 @@ class FilesystemBackend:
         return self._read(tape_id, after_seq)
 
     def _read(self, tape_id: str, after_seq: int) -> Iterator[bytes]:
-        with reader(self._open_to_read(tape_id)) as file:
+        file, tape = self._open_tape(tape_id)
+        with file:
             if after_seq < 0:
                 yield from whole_lines(file)
-            else:
+            elif (place := tape.place_before(after_seq)) is None:
                 yield from self._offsets.lines_behind(tape_id, file, after_seq)
+            else:
+                file.seek(place)
+                yield from lines_after(whole_lines(file), after_seq)
 
     def tail(self, tape_id: str) -> GrowingLines:
-        return GrowingLines(reader(self._open_to_read(tape_id)))
+        return GrowingLines(self._open_tape(tape_id)[0])
 
     def torn(self, tape_id: str) -> bytes:
         with reader(self._open_to_read(tape_id)) as file:
@@ -258,15 +285,28 @@ class FilesystemBackend:
 
     def stats(self) -> StorageStats:
         count = size_bytes = 0
+        blocks = self._sizes_of_blocks()
         for tape_id, folder in self._listing.names():
             tape = self._tape_status(folder, tape_id)
             if tape is None or self._listed(folder, tape_id) is None:
                 continue
             count += 1
-            size_bytes += tape.st_size
+            size_bytes += tape.st_size + blocks.get((folder, tape_id), 0)
             with suppress(FileNotFoundError):
                 size_bytes += os.lstat(f"{folder}/{tape_id}{_META}").st_size
         return StorageStats(count, size_bytes)
+
+    def _sizes_of_blocks(self) -> dict[tuple[Path, str], int]:
+        """By folder and id, of whatever is named so."""
+        sizes: dict[tuple[Path, str], int] = {}
+        for folder in self._places.folders():
+            with suppress(FileNotFoundError), os.scandir(folder) as entries:
+                for entry in entries:
+                    tape_id, tape, suffix = entry.name.rpartition(TAPE)
+                    if tape and suffix in SUFFIXES.values():
+                        with suppress(FileNotFoundError):
+                            sizes[folder, tape_id] = entry.stat(follow_symlinks=False).st_size
+        return sizes
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._directory).free
@@ -339,12 +379,12 @@ class FilesystemBackend:
             return file.read()
 
     def _made_metadata(self, folder: Path, tape_id: str) -> dict[str, Any]:
-        fd = self._open(folder, tape_id, os.O_RDONLY)
-        with reader(fd) as file:
-            path = str(folder / (tape_id + TAPE))
-            init = parse_init_line(file.readline(_LONGEST_INIT_BYTES), path)
+        path = folder / (tape_id + TAPE)
+        file, _ = open_tape(self._open(folder, tape_id, os.O_RDONLY), path, tape_id)
+        with file:
+            init = parse_init_line(file.readline(_LONGEST_INIT_BYTES), str(path))
             # Only what is known: counting would mean to read the whole tape.
-            size_bytes = os.fstat(fd).st_size
+            size_bytes = file.seek(0, os.SEEK_END)
         return make_metadata({**init, "tape_id": tape_id}, "aborted", stats={"file_size_bytes": size_bytes})
 
     def _write_metadata(self, folder: Path, tape_id: str, text: bytes) -> None:
@@ -371,6 +411,24 @@ class FilesystemBackend:
     def _open_to_read(self, tape_id: str) -> int:
         return self._open(self._places.find(tape_id), tape_id, os.O_RDONLY)
 
+    def _open_tape(self, tape_id: str) -> tuple[BinaryIO, TapeFile]:
+        folder = self._places.find(tape_id)
+        return open_tape(self._open(folder, tape_id, os.O_RDONLY), folder / (tape_id + TAPE), tape_id)
+
+    def _open_to_write(self, folder: Path, tape_id: str, flags: int) -> WriteLock:
+        """The lock of the tape, whose file a recorder may replace until we have it."""
+        path = folder / (tape_id + TAPE)
+        while True:
+            lock = WriteLock(self._open(folder, tape_id, flags), path)
+            try:
+                lock.acquire(tape_id)
+                if is_at(lock.fd, path):
+                    return lock
+            except BaseException:
+                lock.release()
+                raise
+            lock.release()
+
     def _open(self, folder: Path, tape_id: str, flags: int) -> int:
         """Raises: TapeNotFoundError: there is no regular file of that name."""
         name = tape_id + TAPE
@@ -387,6 +445,11 @@ class FilesystemBackend:
             os.close(fd)
             raise TapeNotFoundError(tape_id)
         return fd
+
+    def _unlink_blocks(self, path: Path) -> None:
+        for compression in SUFFIXES:
+            self._unlink(blocks_path(path, compression))
+        self._unlink(rename_path(path))
 
     @staticmethod
     def _unlink(path: Path) -> None:

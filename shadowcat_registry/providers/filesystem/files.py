@@ -20,7 +20,7 @@ SAFELY: Final = (
     | getattr(os, "O_BINARY", 0)
 )
 COPY_BYTES: Final = 1 << 20
-_READ_BYTES: Final = 1 << 16
+READ_BYTES: Final = 1 << 16
 
 sync_data = getattr(os, "fdatasync", os.fsync)
 
@@ -37,7 +37,7 @@ def naming(path: Path | str) -> Iterator[None]:
 
 
 def reader(fd: int, *, close: bool = True) -> BinaryIO:
-    return os.fdopen(fd, "rb", buffering=_READ_BYTES, closefd=close)
+    return os.fdopen(fd, "rb", buffering=READ_BYTES, closefd=close)
 
 
 def whole_lines(file: BinaryIO) -> Iterator[bytes]:
