@@ -27,7 +27,7 @@ class TestProviders:
         (provider,) = answer["providers"]
         assert provider["origin"] == "manifest"
         assert provider["is_default"] is True
-        assert provider["capabilities"] == ["local_storage", "streaming"]
+        assert provider["capabilities"] == ["compression", "local_storage", "streaming"]
         assert provider["config"]["directory"] == str(tmp_path / "tapes")
 
     def test_a_storage_that_could_not_be_opened_is_named(

@@ -33,7 +33,7 @@ class TestTypes:
             "display_name": "Filesystem",
             "version": "1.0.0",
             "description": "Tapes as JSON Lines files in a directory",
-            "capabilities": ["local_storage", "streaming"],
+            "capabilities": ["compression", "local_storage", "streaming"],
         }
 
     def test_it_takes_no_argument(self, command: Command) -> None:

@@ -10,7 +10,7 @@ import pytest
 from shadowcat_registry.providers.filesystem import FilesystemProviderFactory, sealing
 from shadowcat_registry.testing import TapeStorageConformance, TapeStorageEndurance
 
-from ..storages import RECORDINGS
+from ..storages import DATA, RECORDINGS
 
 
 class TestFilesystem(TapeStorageConformance):
@@ -32,11 +32,11 @@ class TestFilesystemInBlocks(TapeStorageConformance):
     """Of a few lines each, so that tapes become blocks all the time; not so in other processes."""
 
     factory = FilesystemProviderFactory
-    recordings = RECORDINGS
+    recordings = sorted(DATA.glob("*.jsonl"))
 
     @pytest.fixture(params=["zstd", pytest.param("gzip", marks=pytest.mark.ci)])
     def config(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
-        monkeypatch.setattr(sealing, "_LEAST_BYTES", 0)
+        monkeypatch.setattr(sealing, "_LEAST_BYTES", 300)
         monkeypatch.setattr(sealing, "_SEAL_BYTES", 1_000)
         monkeypatch.setattr(sealing, "_BLOCK_BYTES", 300)
         return {"compression": request.param}

@@ -44,7 +44,9 @@ class Sealed:
             record = json.loads(line)
             sealed = cls(*(record[name] for name in _FIELDS))
             numbers = (sealed.raw_bytes, sealed.packed_bytes, sealed.highest_seq + 1, sealed.tape)
-            is_sound = sealed.compression in SUFFIXES and all(0 <= number <= HIGHEST for number in numbers)
+            is_sound = sealed.compression in SUFFIXES and all(
+                0 <= number <= HIGHEST + 1 for number in numbers
+            )
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
         return sealed if is_sound else None
