@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import sys
 
-from . import append, concurrency, imports, lookups, manifest, reading, reconcile, reload, sqlite, tapes
+from . import (
+    append,
+    compression,
+    concurrency,
+    imports,
+    lookups,
+    manifest,
+    reading,
+    reconcile,
+    reload,
+    sqlite,
+    tapes,
+)
 
 BENCHMARKS = {
     "append": append.main,
+    "compression": compression.main,
     "concurrency": concurrency.main,
     "imports": imports.main,
     "lookups": lookups.main,
