@@ -51,7 +51,7 @@ class TestShow:
             "display name": "Filesystem",
             "type": "filesystem 1.0.0",
             "description": "Tapes as JSON Lines files in a directory",
-            "capabilities": "local_storage, streaming",
+            "capabilities": "compression, local_storage, streaming",
             "declared at": f"{manifest}:4:3",
             "default": "yes",
             "health": "healthy",

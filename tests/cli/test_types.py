@@ -16,7 +16,7 @@ class TestTypes:
         head, *rows = done.stdout.decode().splitlines()
         assert head.split() == ["TYPE", "VERSION", "CAPABILITIES", "DESCRIPTION"]
         assert [row.split()[:3] for row in rows] == [
-            ["filesystem", "1.0.0", "local_storage,"],
+            ["filesystem", "1.0.0", "compression,"],
             ["memory", "1.0.0", "-"],
             ["sqlite", "1.0.0", "local_storage,"],
         ]

@@ -37,8 +37,8 @@ class TestFilesystemInBlocks(TapeStorageConformance):
     @pytest.fixture(params=["zstd", pytest.param("gzip", marks=pytest.mark.ci)])
     def config(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
         monkeypatch.setattr(sealing, "_LEAST_BYTES", 300)
-        monkeypatch.setattr(sealing, "_SEAL_BYTES", 1_000)
-        monkeypatch.setattr(sealing, "_BLOCK_BYTES", 300)
+        monkeypatch.setattr(sealing, "_SEAL_BYTES", 4_000)
+        monkeypatch.setattr(sealing, "_BLOCK_BYTES", 1_000)
         return {"compression": request.param}
 
 
