@@ -586,6 +586,22 @@ class TestSealing:
             tape.finalize()
             assert seqs(storage) == list(range(100))
 
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+    def test_a_forked_child_that_drops_its_copy_takes_nothing_away(
+        self, tmp_path: Path, tapes: Path, kind: str
+    ) -> None:
+        with opened(tmp_path, kind, durability="none") as storage, storage.record("s", tape_id="t") as tape:
+            tape.append_many((C2S, b"1") for _ in range(100))
+            made: Any = tape._appender
+            pid = os.fork()
+            if not pid:
+                made._try_to_seal()
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            assert made._tail.plain_bytes == (tapes / "t.jsonl").stat().st_size
+            tape.append_many((C2S, b"1") for _ in range(100))
+            assert seqs(storage) == list(range(200))
+
     def test_a_sync_that_runs_is_waited_for(
         self, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -77,6 +77,7 @@ class SealingAppender:
         """About to take its place: the rename has been asked for, and may have been done."""
         self._seal_at_bytes = _SEAL_BYTES
         self._has_failed = self._closed = False
+        self._owner: Final = os.getpid()
 
     def append(self, lines: Sequence[bytes]) -> None:
         if self._next is not None:
@@ -104,6 +105,8 @@ class SealingAppender:
 
     def _try_to_seal(self) -> None:
         """Costs space or time where it fails, and never a line."""
+        if os.getpid() != self._owner:
+            return  # a forked child's copy: the file is to keep its name for whoever records
         try:
             self._seal()
             self._seal_at_bytes, self._has_failed = _SEAL_BYTES, False
