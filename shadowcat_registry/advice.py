@@ -13,12 +13,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from .errors import Problem
 from .marks import Pointer, format_dotted
 from .schema import Compiled
 from .schema_walk import declared_at
+
+_MAX_PATH_CHARACTERS: Final = 4_096
 
 
 def advice(compiled: Compiled, config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -61,6 +63,8 @@ def overlaps(places: Iterable[Place]) -> Iterator[tuple[Place, Place, bool]]:
     resolve = _Resolver()
     first: dict[str, Place] = {}
     for place in places:
+        if len(place.path) > _MAX_PATH_CHARACTERS:
+            continue  # no system has one, and its links would take time that grows with the square
         path = resolve(place.path)
         other = first.setdefault(path, place)
         if other is not place:

@@ -122,6 +122,13 @@ class TestOverlappingDirectories:
         assert world.places(unresolved=True) == []
         assert world.places(environ={"A": "x"}) == ["error SC309 registry.yaml:4:35"]
 
+    def test_paths_that_no_system_has_are_not_followed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        followed: list[str] = []
+        monkeypatch.setattr("os.path.realpath", followed.append)
+        long = "/" + "a/" * 100_000
+        assert list(overlaps([Place("p", (), long + "b"), Place("q", (), long + "c")])) == []
+        assert followed == []
+
     @given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4), max_size=8))
     def test_it_finds_what_a_comparison_of_all_pairs_finds(self, paths: list[list[str]]) -> None:
         places = [Place(f"p{i}", (), "/nowhere/" + "/".join(path)) for i, path in enumerate(paths)]
