@@ -21,6 +21,8 @@ from .schema import Compiled
 from .schema_walk import declared_at
 
 _MAX_PATH_CHARACTERS: Final = 4_096
+_MAX_PATHS_EFFORT: Final = 50_000_000
+"""Characters times directories, over all paths: 20,000 paths of ten directories have less than half of that."""
 
 
 def advice(compiled: Compiled, config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -62,9 +64,13 @@ def overlaps(places: Iterable[Place]) -> Iterator[tuple[Place, Place, bool]]:
     all links. Of several, the nearest; the later or the inner one comes first."""
     resolve = _Resolver()
     first: dict[str, Place] = {}
+    effort = 0
     for place in places:
         if len(place.path) > _MAX_PATH_CHARACTERS:
             continue  # no system has one, and its links would take time that grows with the square
+        effort += len(place.path) * place.path.count(os.sep)
+        if effort > _MAX_PATHS_EFFORT:
+            break  # nobody has so many of such depth; the first of them are enough to say what is wrong
         path = resolve(place.path)
         other = first.setdefault(path, place)
         if other is not place:

@@ -129,6 +129,20 @@ class TestOverlappingDirectories:
         assert list(overlaps([Place("p", (), long + "b"), Place("q", (), long + "c")])) == []
         assert followed == []
 
+    def test_of_very_many_deep_paths_only_the_first_are_followed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+
+        def realpath(path: str) -> str:
+            asked.append(path)
+            return path
+
+        monkeypatch.setattr("os.path.realpath", realpath)
+        places = [Place(f"p{n}", (), f"/{n}" + "/d" * 1000) for n in range(4000)]
+        assert list(overlaps(places)) == []
+        assert 10 < len(asked) < 50
+
     @given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4), max_size=8))
     def test_it_finds_what_a_comparison_of_all_pairs_finds(self, paths: list[list[str]]) -> None:
         places = [Place(f"p{i}", (), "/nowhere/" + "/".join(path)) for i, path in enumerate(paths)]

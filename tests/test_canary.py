@@ -132,6 +132,21 @@ class TestTheCanary:
         assert CANARY not in everything(loaded.warnings, loaded.excerpts)
 
     @pytest.mark.parametrize("form", ["text", "json", "sarif", "github"])
+    def test_nor_is_it_in_what_stands_beside_an_error(
+        self, tmp_path: Path, command: Command, form: str
+    ) -> None:
+        path = tmp_path / "registry.yaml"
+        path.write_text(
+            "version: 1\ndefaults: {config: {filesystem: {directory: ./t}}} # Zq7canary\n"
+            "providers: {a: {type: memory}, b: {type: memory, config: {zzz: Zq7canary}}}\n"
+        )
+        done = command("validate", "--format", form, "--log-level", "debug")
+        assert done.returncode == 1
+        assert b"SC201" in done.stdout
+        assert b"SC305" in done.stdout
+        assert CANARY.encode() not in done.stdout + done.stderr
+
+    @pytest.mark.parametrize("form", ["text", "json", "sarif", "github"])
     def test_the_command_prints_none(self, tmp_path: Path, command: Command, form: str) -> None:
         # Of a type that is there: whatever a config holds that the type does not know may be a secret.
         config = "{token: C, directory: [C], zzz: {C: 1}, url: 's3://C:C@h'} # C"
