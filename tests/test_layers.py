@@ -89,6 +89,7 @@ RANKS: dict[str, float] = {
     "providers.filesystem.sealing": 3.4,
     "providers.filesystem.offsets": 3.3,
     "providers.filesystem.listing": 3.4,
+    "providers.filesystem.views": 3.45,
     "providers.filesystem.backend": 3.5,
     "providers.filesystem": 3.6,
     "providers.memory": 3.1,

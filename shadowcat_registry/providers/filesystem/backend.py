@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
+from time import monotonic
 from typing import Any, BinaryIO, Final
 
 from ...backend import UNSYNCED, Appender, Durability, Page, RepairReport, StorageStats, TapeQuery
@@ -54,16 +55,19 @@ from .files import (
     sync_directory,
     whole_lines,
 )
-from .listing import Known, Listing
+from .listing import MOST_REMEMBERED, NO_FILE, Known, Listing, Signature
 from .locks import WriteLock, directory_lock
 from .offsets import Offsets
 from .places import TAPE, Layout, Places
 from .sealing import SealingAppender
 from .tails import blocks_path, is_at, rename_path
 from .tape_file import TapeFile, open_tape
+from .views import View
 
 _META: Final = ".meta.json"
 _TORN: Final = ".torn"
+VIEW_SECONDS: Final = 10.0
+"""How long a listing may go by what was seen, if nothing came, went or was replaced in the folders."""
 _LONGEST_INIT_BYTES: Final = 1 << 20
 """A first line beyond this is no init line: some other file must not be read whole to find that out."""
 
@@ -95,6 +99,8 @@ class FilesystemBackend:
         self._places = Places(directory, layout)
         self._listing = Listing(self._places)
         self._offsets = Offsets()
+        # Replaced in one step: the signature that was seen last, what is remembered for it, and until when.
+        self._seen: tuple[Signature | None, View | None, float] = (None, None, 0.0)
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -267,6 +273,9 @@ class FilesystemBackend:
 
     def list(self, query: TapeQuery, cursor: str | None, limit: int) -> Page:
         self._listing.load()
+        view = self._current_view()
+        if view is not None:
+            return view.page(query, cursor, limit, self._listed)
         names = self._listing.names()
         first = 0 if cursor is None else bisect_right(names, cursor, key=itemgetter(0))
         items: list[dict[str, Any]] = []
@@ -278,10 +287,38 @@ class FilesystemBackend:
                     more = True
                     break
                 items.append(known.copy())
+        self._save_listing()
+        return Page(tuple(items), items[-1]["tape_id"] if more else None)
+
+    def _current_view(self) -> View | None:
+        """One that still holds; made for the second who asks while nothing changes. A metadata file that
+        somebody writes in its place, as only foreign tools do, leaves no trace in its folder: it is seen when
+        the view has become old."""
+        signature = self._listing.signature()
+        seen, view, until = self._seen
+        if signature is None:
+            return None
+        if signature != seen:
+            self._seen = signature, None, 0.0
+            return None
+        if view is None or monotonic() >= until:
+            until = monotonic() + VIEW_SECONDS
+            names = self._listing.names()
+            if len(names) > MOST_REMEMBERED:
+                return None
+            tapes = []
+            for tape_id, folder in names:
+                known = self._listed(folder, tape_id)
+                tapes.append((tape_id, folder, known if known is not None and known.is_of_a_file else None))
+            view = View(tapes)
+            self._seen = signature, view, until
+            self._save_listing()
+        return view
+
+    def _save_listing(self) -> None:
         if self._listing.is_worth_saving:
             with suppress(OSError), self._directory_lock():
                 self._listing.save()
-        return Page(tuple(items), items[-1]["tape_id"] if more else None)
 
     def stats(self) -> StorageStats:
         count = size_bytes = 0
@@ -343,7 +380,7 @@ class FilesystemBackend:
             except (InvalidMetadataError, OSError) as error:
                 self._logger.warning("listing tape %s by its init line: %s", tape_id, error)
         try:
-            return Known.of((0, 0, 0, 0), self._made_metadata(folder, tape_id))
+            return Known.of(NO_FILE, self._made_metadata(folder, tape_id))
         except (InvalidTapeError, InvalidTapeIdError, TapeNotFoundError):
             return None
 
@@ -433,7 +470,7 @@ class FilesystemBackend:
         """Raises: TapeNotFoundError: there is no regular file of that name."""
         name = tape_id + TAPE
         try:
-            fd = os.open(folder / name, flags | SAFELY)
+            fd = os.open(f"{folder}/{name}", flags | SAFELY)
         except FileNotFoundError:
             raise TapeNotFoundError(tape_id) from None
         except OSError as error:

@@ -25,11 +25,18 @@ INDEX_NAME: Final = ".index"
 _VERSION: Final = 1
 _SETTLED_NS: Final = 50_000_000
 """What changed less than this ago may change again within one tick of the clock, under the same stamps."""
-_MOST_REMEMBERED: Final = 100_000
+_QUIET_NS: Final = 2_500_000_000
+"""How long nothing may have changed in any folder before all of it is remembered at once: longer than the
+coarsest clock of a file system ticks (FAT: two seconds)."""
+MOST_REMEMBERED: Final = 100_000
 _WORTH_SAVING: Final = 64
 
 Stamps = tuple[int, int, int, int]
 """Inode, size, time of modification and time of change, in nanoseconds."""
+NO_FILE: Final[Stamps] = (0, 0, 0, 0)
+"""Of metadata that was made up from the first line of a tape."""
+Signature = tuple[tuple[Path, int, int], ...]
+"""Of all folders: inode, and time of modification in nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,10 @@ class Known:
     def of(cls, stamps: Stamps, metadata: dict[str, Any]) -> Self:
         nested = tuple(key for key, value in metadata.items() if isinstance(value, dict | list))
         return cls(stamps, metadata, nested)
+
+    @property
+    def is_of_a_file(self) -> bool:
+        return self.stamps != NO_FILE
 
     def copy(self) -> dict[str, Any]:
         made = self.metadata.copy()
@@ -79,6 +90,23 @@ class Listing:
         merged = sorted(found.items())
         self._merged = parts, merged
         return merged
+
+    def signature(self) -> Signature | None:
+        """Another one whenever a name came or went, or a file was put in the place of another, in any of the
+        folders; None: something changed so lately that it may change again under the same signature."""
+        latest_ns = time.time_ns() - _QUIET_NS
+        parts = []
+        for folder in self._places.folders():
+            try:
+                status = folder.stat()
+            except FileNotFoundError:
+                if folder == self._places.directory:
+                    raise
+                return None
+            if status.st_mtime_ns > latest_ns:
+                return None
+            parts.append((folder, status.st_ino, status.st_mtime_ns))
+        return tuple(parts)
 
     def _names_in(self, folder: Path) -> list[str]:
         try:
@@ -118,7 +146,7 @@ class Listing:
         """`status` was taken before the file was read."""
         known = Known.of(_stamps(status), metadata)
         if time.time_ns() - status.st_ctime_ns > _SETTLED_NS:
-            if len(self._known) >= _MOST_REMEMBERED:
+            if len(self._known) >= MOST_REMEMBERED:
                 self._known.clear()
             self._known[tape_id] = known
             self._unsaved += 1
