@@ -108,6 +108,7 @@ def listing(frame: Frame) -> None:
         bare = timed(lambda: [json.loads(path.read_bytes()) for path in files])
         with open_storage(directory) as storage:
             cold = timed(lambda: storage.list(query), 1)
+            time.sleep(3)  # that has written the index
             warm = timed(lambda: storage.list(query))
             every = timed(lambda: list(storage.list_all()))
         with open_storage(directory) as storage:
