@@ -22,7 +22,7 @@ from .schema_walk import declared_at
 
 _MAX_PATH_CHARACTERS: Final = 4_096
 _MAX_PATHS_EFFORT: Final = 50_000_000
-"""Characters times directories, over all paths: 20,000 paths of ten directories have less than half of that."""
+"""Characters times directories, over all paths: 20,000 paths of ten directories have less than half."""
 
 
 def advice(compiled: Compiled, config: Mapping[str, Any]) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from shadowcat_registry.editor import EDITOR_SCHEMA, editor_schema, render
+from shadowcat_registry.schema_files import manifest_schema, provider_schema
 
 from .test_editor import VAULT, catalog
 
@@ -137,22 +138,18 @@ def editor(server: Path, tmp_path: Path) -> Iterator[Editor]:
 class TestCompletion:
     def test_types_are_offered_and_explained(self, editor: Editor) -> None:
         offered = editor.complete(HEAD + "    type: |\n")
-        assert offered.keys() == {"filesystem", "free", "memory", "vault"}
+        assert offered.keys() == {"filesystem", "free", "memory", "sqlite", "vault"}
         assert "Tapes in the memory of the process" in offered["memory"]
 
-    @pytest.mark.parametrize(
-        ("type_name", "fields"),
-        [
-            ("filesystem", {"directory"}),
-            ("memory", {"max_bytes", "max_tapes"}),
-        ],
-    )
-    def test_the_fields_of_a_config_are_those_of_its_type(
-        self, editor: Editor, type_name: str, fields: set[str]
-    ) -> None:
+    @pytest.mark.parametrize("type_name", ["filesystem", "memory", "sqlite"])
+    def test_the_fields_of_a_config_are_those_of_its_type(self, editor: Editor, type_name: str) -> None:
+        properties = provider_schema(type_name)["properties"]
+        fields = properties.keys()
         offered = editor.complete(HEAD + f"    type: {type_name}\n    config:\n      |\n")
         assert offered.keys() == fields
-        assert all("Default: " in explanation for explanation in offered.values())
+        assert {name for name, text in offered.items() if "Default: " in text} == {
+            name for name, field in properties.items() if "default" in field
+        }
         beneath = f"defaults:\n  config:\n    {type_name}:\n      |\nproviders: {{}}\n"
         assert editor.complete(HEAD.split("providers")[0] + beneath).keys() == fields
 
@@ -163,7 +160,9 @@ class TestCompletion:
             assert VAULT["properties"].keys() <= editor.complete(text).keys()
 
     def test_the_fields_of_a_provider_are_offered_once(self, editor: Editor) -> None:
-        assert editor.complete(HEAD + "    type: memory\n    |\n").keys() == {"config", "display_name"}
+        assert editor.complete(HEAD + "    type: memory\n    |\n").keys() == (
+            manifest_schema()["$defs"]["provider"]["properties"].keys() - {"type"}
+        )
 
     def test_the_values_of_a_choice_are_offered_although_a_reference_may_stand_there(
         self, editor: Editor
