@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from .directories import sync_directory
+
 _IS_POSIX: Final = os.name == "posix"
 
 
@@ -67,7 +69,7 @@ def write_private(path: Path, data: bytes) -> None:
         with suppress(OSError):
             os.unlink(draft)  # noqa: PTH108 - as above
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def read_private(path: Path, limit_bytes: int) -> bytes:
@@ -106,14 +108,3 @@ def _make(directory: Path) -> None:
 
 def _refusal(text: str, number: int = errno.EPERM) -> OSError:
     return OSError(number, text)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Makes a name durable. Where directories cannot be opened (Windows), the system sees to it."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

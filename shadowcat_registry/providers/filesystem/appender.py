@@ -10,7 +10,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from .files import naming, sync_data, sync_directory
+from ...directories import sync_directory
+from .files import naming, sync_data
 from .locks import WriteLock
 
 _LOOK_SECONDS: Final = 0.1

@@ -24,6 +24,7 @@ from time import monotonic
 from typing import Any, BinaryIO, Final
 
 from ...backend import UNSYNCED, Appender, Durability, Page, RepairReport, StorageStats, TapeQuery
+from ...directories import make_directories, sync_directory
 from ...errors import (
     InvalidMetadataError,
     InvalidTapeError,
@@ -49,10 +50,8 @@ from .files import (
     COPY_BYTES,
     SAFELY,
     GrowingLines,
-    make_directories,
     naming,
     reader,
-    sync_directory,
     whole_lines,
 )
 from .listing import MOST_REMEMBERED, NO_FILE, Known, Listing, Signature

@@ -5,7 +5,6 @@ Knows paths and bytes, no tapes.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,26 +63,3 @@ class GrowingLines(Iterator[bytes]):
 
     def close(self) -> None:
         self._file.close()
-
-
-def make_directories(directory: Path) -> None:
-    """For the owner only, on every level that is created; what is there stays as it is."""
-    try:
-        directory.mkdir(mode=0o700)
-    except FileNotFoundError:
-        make_directories(directory.parent)
-        directory.mkdir(mode=0o700, exist_ok=True)
-    except FileExistsError:
-        if not directory.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory)) from None
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes names durable. Where directories cannot be opened (Windows), the system sees to it."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | SAFELY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

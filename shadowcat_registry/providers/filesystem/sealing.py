@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ...directories import sync_directory
 from ...tape import frame_seq
 from .appender import FileAppender
 from .compression import HIGHEST, Codec, Note, codec_of
-from .files import SAFELY, naming, reader, sync_directory
+from .files import SAFELY, naming, reader
 from .locks import WriteLock
 from .tails import Sealed, blocks_path, is_at, rename_path, tape_number
 

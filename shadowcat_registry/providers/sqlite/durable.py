@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ... import forks
+from ...directories import sync_directory
 
 _sync_file: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
 
@@ -89,14 +90,3 @@ class LogSync:
         if not self._named:
             sync_directory(self._log.parent)
             self._named = True
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes names durable. Where directories cannot be opened (Windows), the system sees to it."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

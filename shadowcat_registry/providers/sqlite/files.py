@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +11,10 @@ from time import monotonic
 from typing import Final
 
 from ... import forks
+from ...directories import make_directories, sync_directory
 from . import layout
 from .connections import Connections
-from .durable import LogSync, sync_directory
+from .durable import LogSync
 from .failures import translated
 from .index import Index, has_fts5
 from .locks import is_open_here, locks_of
@@ -53,7 +53,7 @@ class File:
         with _opening:
             if not is_open_here(path):
                 layout.check_header(path)
-            _make_directories(path.parent)
+            make_directories(path.parent)
             self.locks: Final = locks_of(path)
             try:
                 if self.locks.users == 1 and not layout.check_header(path):
@@ -122,15 +122,3 @@ class File:
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def _make_directories(directory: Path) -> None:
-    """For the owner only, on every level that is created; what is there stays as it is."""
-    try:
-        directory.mkdir(mode=0o700)
-    except FileNotFoundError:
-        _make_directories(directory.parent)
-        directory.mkdir(mode=0o700, exist_ok=True)
-    except FileExistsError:
-        if not directory.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory)) from None

@@ -13,9 +13,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
+from ...directories import sync_directory
 from ...errors import StorageDamagedError, StorageError, StorageUnavailableError
 from . import segments
-from .durable import sync_directory
 from .failures import failure, translated
 from .files import File
 from .index import BATCH_BYTES
