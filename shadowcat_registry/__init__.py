@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         ManifestError,
         ManifestNotFoundError,
         MetadataConflictError,
+        PluginError,
         ProviderExistsError,
         ProviderInUseError,
         ProviderNotFoundError,
@@ -124,7 +125,7 @@ _HOMES = {
         "AlreadyInitializedError ConstructionTimeoutError CreationFailedError DefaultNotSetError "
         "DependencyCycleError Finding InitHookError InstanceExistsError InstanceNotFoundError "
         "InvalidConfigError InvalidMessageError InvalidMetadataError InvalidNameError InvalidTapeError "
-        "InvalidTapeIdError ManifestError ManifestNotFoundError MetadataConflictError "
+        "InvalidTapeIdError ManifestError ManifestNotFoundError MetadataConflictError PluginError "
         "ProviderExistsError ProviderInUseError ProviderNotFoundError ProviderProtectedError "
         "ProviderRetiringError "
         "RecorderOpenError RegistryError RegistryForkedError RunningLoopError RuntimeClosedError "
@@ -209,6 +210,7 @@ __all__ = [
     "Phase",
     "PlanReport",
     "PlannedAction",
+    "PluginError",
     "Provider",
     "ProviderCapability",
     "ProviderExistsError",

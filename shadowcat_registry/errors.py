@@ -23,6 +23,7 @@
     ├── RuntimeClosedError         (RuntimeError)  the runtime was closed, or there is nothing to reload
     ├── RegistryForkedError        (RuntimeError)  it is the parent's, and this is a forked child: reopen
     ├── RunningLoopError           (RuntimeError)  it would block an event loop; names the awaitable twin
+    ├── PluginError                (RuntimeError)  a plugin is refused; says by which rule, and what mends it
     └── StorageError                               all that goes wrong with tapes
         ├── InvalidTapeIdError     (ValueError)    not safe as a tape id; never rewritten, never a path
         ├── InvalidTapeError       (ValueError)    not a tape, or not one of this format; has a mark
@@ -59,6 +60,16 @@ from .marks import Mark, Pointer, format_pointer, parse_pointer
 from .metadata import Holder
 
 Severity = Literal["error", "warning"]
+
+# What stands at the path and whose it is; what was asked for; what it does when it runs.
+# fmt: off
+PluginRule = Literal[
+    "missing", "unreadable", "not-a-file", "symlink", "hard-link", "owner", "writable", "setuid",
+    "size", "changed", "sha256", "unpinned", "name", "name-taken", "distribution", "version",
+    "import", "shape", "schema", "probe",
+]
+# fmt: on
+"""By which rule a plugin is refused. Stable, never reused."""
 
 _MAX_COMPARED = 200
 
@@ -164,6 +175,11 @@ def _listing(names: Sequence[str], *, most: int = 20) -> str:
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
     hint = did_you_mean(name, known)
     return f"no {kind} {name!r} (there is: {_listing(known)})" + (f"; {hint}" if hint else "")
+
+
+def _one_line(text: str) -> str:
+    """Without what would break a line, or act on a terminal."""
+    return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in text)
 
 
 class RegistryError(Exception):
@@ -423,6 +439,22 @@ class RunningLoopError(RegistryError, RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.what} would block the running event loop: use `await {self.instead}(…)`"
+
+
+class PluginError(RegistryError, RuntimeError):
+    """`plugin` names it, or is the path that was asked for; `rule` is what it breaks; `path` is what has
+    to be mended, where that is one file or directory; `remedy` is the exact command, or a sentence.
+    The text is one line, whatever the name of a file holds."""
+
+    def __init__(
+        self, plugin: str, rule: PluginRule, reason: str, remedy: str | None = None, path: str | None = None
+    ) -> None:
+        self.plugin, self.rule, self.reason, self.remedy, self.path = plugin, rule, reason, remedy, path
+        super().__init__(plugin, rule, reason, remedy, path)
+
+    def __str__(self) -> str:
+        mend = f"; to mend it: {self.remedy}" if self.remedy else ""
+        return _one_line(f"plugin {self.plugin} is refused ({self.rule}): {self.reason}{mend}")
 
 
 class StorageError(RegistryError):

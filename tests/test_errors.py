@@ -58,6 +58,9 @@ SAMPLES: dict[str, object] = {
     "operation": "search",
     "what": "the storage",
     "instead": "registry.aregister",
+    "plugin": "glacier",
+    "rule": "owner",
+    "remedy": "chown root: /opt/plugins/glacier.py",
 }
 
 
@@ -135,6 +138,16 @@ class TestTexts:
     def test_a_finding_is_one_line_that_an_editor_jumps_from(self) -> None:
         assert str(FINDING) == "r.yaml:2:3: error SC201: there is no field `x` here (remove it)"
         assert FINDING.as_json()["pointer"] == "/a/0"
+
+    def test_a_refused_plugin_says_the_rule_and_what_mends_it(self) -> None:
+        error = errors.PluginError("glacier", "owner", "/opt/p.py belongs to uid 7", "chown root: /opt/p.py")
+        assert str(error) == (
+            "plugin glacier is refused (owner): /opt/p.py belongs to uid 7; to mend it: chown root: /opt/p.py"
+        )
+
+    def test_a_refused_plugin_is_one_line_that_no_terminal_acts_on(self) -> None:
+        text = str(errors.PluginError("a\nb\x1b[2J\udcff", "name", "no\rname"))
+        assert text == r"plugin a\nb\x1b[2J\udcff is refused (name): no\rname"
 
     def test_all_findings_are_in_the_text(self) -> None:
         assert str(ManifestError([FINDING, FINDING])).count("SC201") == 2

@@ -68,6 +68,8 @@ RANKS: dict[str, float] = {
     "schema_faults": 3.2,
     "schema": 3.3,
     "catalog": 3,
+    "plugins": 3,
+    "plugins.records": 3,
     "translation": 2.1,
     "housekeeping": 2.15,
     "awaited": 2.2,
