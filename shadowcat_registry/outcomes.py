@@ -19,13 +19,14 @@ from .reload import Accepted, Refused, Reloader
 from .second_look import SecondLook
 from .standing import Standing
 from .status import Result
+from .watch import Watch
 
 _logger = logging.getLogger(__name__)
 
 
 class Outcomes:
     """Of one runtime. `follow(manifest)` is called with what runs from then on, `look_after_health()` when
-    the providers have changed. Where nobody watches the file, there is no `second_look` at it either."""
+    the providers have changed. Where nobody watches the file, nobody takes a second look at it either."""
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class Outcomes:
         announcer: Announcer,
         retry: Backoff,
         last_good: LastGood | None,
-        second_look: SecondLook | None,
+        watch: Watch | None,
         follow: Callable[[Manifest], object],
         look_after_health: Callable[[], object],
     ) -> None:
@@ -43,7 +44,8 @@ class Outcomes:
         self._announcer = announcer
         self._retry = retry  # guarded as the standing
         self._last_good = last_good
-        self._second_look = second_look
+        self._watch = watch
+        self._second_look = SecondLook(watch.poke) if watch is not None else None
         self._follow = follow
         self._look_after_health = look_after_health
         self._waits_for: tuple[str, ...] = ()
@@ -73,7 +75,15 @@ class Outcomes:
         if running is None:
             return
         self._announcer.cause = cause
-        verdict = reloader.load_again(running)
+        second_look = self._second_look
+        must_rest = second_look is not None and second_look.waits_for_rest and not explicit
+        settled = self._watch.settled() if self._watch is not None and must_rest else None
+        verdict = reloader.load_again(running, settled)
+        if verdict is None:
+            _logger.debug("the manifest %s moved while it was read: a second look is due", reloader.path)
+            if second_look is not None:
+                second_look.has_moved()
+            return
         generation = self._registry.snapshot().generation
         if isinstance(verdict, Refused) and not explicit and self._is_in_the_making(verdict):
             path = reloader.path

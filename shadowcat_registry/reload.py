@@ -24,6 +24,7 @@ from .preview import PlanReport
 from .progress import OverdueError, Progress
 from .reconcile import Report, preview_reload, reconcile
 from .registry import StorageProviderRegistry
+from .settled import Settled
 
 _logger = logging.getLogger(__name__)
 
@@ -60,6 +61,10 @@ class Refused:
         """The providers that are not to be in use."""
         found = self.findings if self.retryable else ()
         return tuple(str(finding.pointer[1]) for finding in found if finding.code == "SC708")
+
+
+class _MovedError(Exception):
+    """What was read may be half of something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +130,9 @@ class Reloader:
 
     # ------------------------------------------------------------------ every other time
 
-    def load_again(self, running: Manifest) -> Accepted | Refused:
-        """What is there now, in the place of what is running.
+    def load_again(self, running: Manifest, settled: Settled | None = None) -> Accepted | Refused | None:
+        """What is there now, in the place of what is running; None: not all that was read is what had
+        `settled`. Without that, anything counts.
 
         Raises:
             RuntimeClosedError: it was cancelled. Nothing was changed.
@@ -134,9 +140,11 @@ class Reloader:
         digest: str | None = None
         start = Mark.at_start(str(self.path))
         try:
-            manifest = self._load(running)
+            manifest = self._load(running, settled)
             digest = manifest.digest
             report = self._reconcile(manifest, running)
+        except _MovedError:
+            return None
         except ManifestNotFoundError as error:
             return Refused("degraded", (self._missing(error),))
         except ManifestError as error:
@@ -170,16 +178,26 @@ class Reloader:
         generation = self.registry.snapshot().generation
         return PlanReport(str(self.path), generation, running.digest, digest, findings=findings)
 
-    def _load(self, running: Manifest) -> Manifest:
+    def _load(self, running: Manifest, settled: Settled | None) -> Manifest:
         """Checks of types are foreign code too.
 
         Raises:
             ManifestNotFoundError, ManifestError, OverdueError: there is none.
+            _MovedError: there is one, or none, but not of what had settled.
         """
         self.progress.enter("load")
         timeout_seconds = running.reload.step_timeout_seconds
         load = partial(self.loader.load, require_end_marker=running.reload.require_end_marker)
-        return self.progress.run("loading the manifest", None, load, timeout_seconds)
+        error: ManifestNotFoundError | ManifestError | None = None
+        try:
+            manifest = self.progress.run("loading the manifest", None, load, timeout_seconds)
+        except (ManifestNotFoundError, ManifestError) as wrong:
+            error = wrong
+        if settled is not None and settled.has_moved(self.loader.files()):
+            raise _MovedError
+        if error is not None:
+            raise error
+        return manifest
 
     def _missing(self, error: ManifestNotFoundError) -> Finding:
         return Finding("SC117", f"{error}; what runs is kept", Mark.at_start(str(self.path)))

@@ -37,7 +37,6 @@ from .reconcile import Report, holders_of
 from .registry import StorageProviderRegistry
 from .reload import Reloader
 from .reload_worker import ReloadWorker
-from .second_look import SecondLook
 from .standing import Standing
 from .status import HistoryEntry, Outcome, Status, Step
 from .watch import Watch, WatchMode
@@ -128,7 +127,7 @@ class Runtime:
             self._announcer,
             self._worker.retry,
             self._last_good,
-            SecondLook(self._watch.poke) if self._watch is not None else None,
+            self._watch,
             self._follow,
             self._look_after_health,
         )

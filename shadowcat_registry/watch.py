@@ -1,10 +1,11 @@
 """Says when files have changed and settled. Knows paths, never manifests.
 
 A *tick* carries no data: it means "what settled differs from what it was at the last tick"; the reader
-reads for itself, with `read_settled`. Events are hints for when to look, content is the truth, and a
-periodic check finds what no event told. One thread of its own does all the work; foreign code (`paths`,
-`on_tick`) is called there, with no lock held. There is no lock at all: the thread owns its state, others
-reach it through a queue, and read a status that is replaced as a whole.
+reads for itself, with `read_settled`, and `settled()` tells whether what it read is what had settled. Events
+are hints for when to look, content is the truth, and a periodic check finds what no event told. One thread
+of its own does all the work; foreign code (`paths`, `on_tick`) is called there, with no lock held. There is
+no lock at all: the thread owns its state, others reach it through a queue, and read a status that is
+replaced as a whole.
 
 No gap: every path that is new to the watch, so also every path at the start, gives a tick as soon as it
 has settled. Load first, start then: the first tick closes the gap between the two. And what moved while
@@ -25,6 +26,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+from .settled import Settled
 from .supervise import WatchMode
 from .watching import DEFAULT_POLL_SECONDS, Loop, Settings, WatchStatus
 
@@ -101,6 +103,11 @@ class Watch:
         loop = self._living()
         if loop is not None:
             loop.inbox.put(float(self._clock() + after_seconds))
+
+    def settled(self) -> Settled | None:
+        """What had settled at the last tick, to be asked for before reading; None unless it runs."""
+        loop = self._living()
+        return loop.settled if loop is not None else None
 
     def status(self) -> WatchStatus:
         """The state a moment ago; never waits."""

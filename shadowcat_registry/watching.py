@@ -13,7 +13,6 @@ import re
 import stat
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -24,7 +23,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, Literal
 
 from .metadata import format_time
-from .settle import LONGEST_WAIT_SECONDS, STIRRED_QUIET_SECONDS, Hint, Settling
+from .settle import LONGEST_WAIT_SECONDS, Hint, Settling
+from .settled import Settled, is_fresh
 from .sight import Way, look, probe, trace
 from .supervise import EventSource, Message, WatchMode
 
@@ -120,7 +120,8 @@ class _Listing:
 
 @dataclass(eq=False)
 class Loop:
-    """One run from start to stop. Only its thread touches it, but for `inbox`, `stopping` and `status`."""
+    """One run from start to stop. Only its thread touches it, but for `inbox`, `stopping`, `status` and
+    `settled`."""
 
     paths: Callable[[], Collection[Path]]
     on_tick: Callable[[], None]
@@ -132,6 +133,8 @@ class Loop:
     inbox: SimpleQueue[Item] = field(default_factory=SimpleQueue)
     stopping: threading.Event = field(default_factory=threading.Event)
     status: WatchStatus = field(default_factory=WatchStatus)
+    settled: Settled = field(default_factory=Settled)
+    """At the last tick; replaced as a whole."""
 
     def __post_init__(self) -> None:
         self.pid = os.getpid()
@@ -293,7 +296,7 @@ class Loop:
         for path in paths - self._watched.keys():
             settling = Settling(has_close_events=_HAS_CLOSE_EVENTS)
             self._watched[path] = _Watched(path, settling, trace(path))
-            settling.hint(Hint.STIRRED if _is_fresh(path) else Hint.REPLACED, now)
+            settling.hint(Hint.STIRRED if is_fresh(path) else Hint.REPLACED, now)
 
     def _arm(self, now: float) -> None:
         """Observe what decides at present."""
@@ -317,8 +320,11 @@ class Loop:
         is_rescue = False
         for watched in self._watched.values():
             settling = watched.settling
-            now = self.clock()
-            if settling.due is None or settling.due > now or not settling.is_quiet(probe(watched.path), now):
+            if settling.due is None or settling.due > self.clock():
+                continue
+            # The time is taken after the look: quiet that began before it has not been seen to begin.
+            signature = probe(watched.path)
+            if not settling.is_quiet(signature, self.clock()):
                 continue
             is_known, was_told = settling.taken is not None, settling.was_told
             if settling.settle(look(watched.path), self.clock()):
@@ -348,11 +354,14 @@ class Loop:
 
     def _tick(self) -> None:
         self._must_tick, self._wanted_since = False, None
+        # Whatever the reader sees of a file that still moves, it may not be what will settle.
+        sights = {
+            it.path: it.settling.sight if it.settling.due is None else None for it in self._watched.values()
+        }
         for watched in self._watched.values():
-            settling = watched.settling
-            # Whatever the reader sees of a file that still moves, it may not be what will settle.
-            is_settled = settling.due is None and settling.sight is not None
-            settling.taken = settling.sight.content if is_settled and settling.sight else None
+            sight = sights[watched.path]
+            watched.settling.taken = sight.content if sight is not None else None
+        self.settled = Settled(sights)
         self._count(ticks=1)
         self.status = replace(self.status, last_tick_at=datetime.now(UTC))
         try:
@@ -425,9 +434,3 @@ def _is_link(path: str) -> bool:
         return stat.S_ISLNK(os.lstat(path).st_mode)
     except OSError:
         return False
-
-
-def _is_fresh(path: str) -> bool:
-    """Whether somebody may still be writing it, for all that its modification time tells."""
-    signature = probe(path)
-    return bool(signature) and time.time_ns() - signature[3] < STIRRED_QUIET_SECONDS * 1e9

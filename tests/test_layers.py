@@ -56,6 +56,7 @@ RANKS: dict[str, float] = {
     "accelerate": 2,
     "supervise": 2.2,
     "doctor": 3.1,
+    "settled": 2.2,
     "watching": 2.25,
     "watch": 2.3,
     # what stands on the contracts

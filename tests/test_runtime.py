@@ -22,11 +22,13 @@ from shadowcat_registry.errors import (
     RuntimeClosedError,
 )
 from shadowcat_registry.events import Event
+from shadowcat_registry.load import ManifestLoader
 from shadowcat_registry.manifest import Manifest
 from shadowcat_registry.marks import Mark
 from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.reload import Refused
 from shadowcat_registry.runtime import Runtime
+from shadowcat_registry.settled import Settled
 
 from .fakes import PATIENCE_SECONDS, Factory, Gate, Running, give_up_at, until
 
@@ -371,6 +373,63 @@ class TestReload:
         world.write("a", a={}, b={"n": 1})
         runtime.reload()
         assert runtime.status().default == "b"
+
+
+class TestAFileThatMovesWhileItIsRead:
+    """A writer begins between the look that found the file settled and the reading of it."""
+
+    WHOLE, HALF = (
+        "version: 1\nproviders:\n" + "".join(f"  {name}: {{type: fake}}\n" for name in names)
+        for names in ("abcde", "abcd")
+    )
+
+    @pytest.mark.parametrize("is_settled_again", [False, True])
+    def test_is_not_taken(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, is_settled_again: bool
+    ) -> None:
+        runtime = world.use(world.make(watch=True, poll_interval_seconds=0.05))
+        world.start("a", a={}, b={}, c={})
+        until(lambda: (watch := runtime.status().watch) is not None and watch.ticks)
+        real, read = ManifestLoader.load, list[str]()
+
+        def load(loader: ManifestLoader, **options: Any) -> Manifest:
+            """As it is, with the writer busy around the first reading."""
+            if read:
+                return real(loader, **options)
+            with world.path.open("w", encoding="utf-8") as file:
+                file.write(self.HALF)
+                file.flush()
+                manifest = real(loader, **options)
+                read.append(manifest.digest)
+                watch = runtime.status().watch
+                assert watch is not None
+                file.write(self.WHOLE.removeprefix(self.HALF))
+            if is_settled_again:
+                until(lambda: (now := runtime.status().watch) is not None and now.ticks > watch.ticks)
+            return manifest
+
+        monkeypatch.setattr(ManifestLoader, "load", load)
+        world.write("a", a={}, b={}, c={}, x={})
+        assert runtime.wait_for(2, PATIENCE_SECONDS)
+        runtime.close()
+        (committed,) = [event for event in world.events if event.event == "committed"]
+        assert committed.digest not in read
+        assert committed.added == ("d", "e")
+
+    def test_is_taken_when_it_never_stands_still(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(second_look, "LONGEST_DOUBT_SECONDS", 0.0)
+        runtime = world.use(world.make(watch=True, poll_interval_seconds=0.05))
+        world.start("a", a={}, b={}, c={})
+        monkeypatch.setattr(Settled, "has_moved", lambda *_: True)
+        world.write("a", a={}, b={}, c={}, x={})
+        assert runtime.wait_for(2, PATIENCE_SECONDS)
+
+    def test_is_taken_when_somebody_asks_for_it(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        runtime = world.use(world.make(watch=True))
+        world.start("a", a={})
+        monkeypatch.setattr(Settled, "has_moved", lambda *_: True)
+        world.write("a", a={}, b={})
+        assert runtime.reload().result == "committed"
 
 
 class TestSubscribers:

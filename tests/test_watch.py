@@ -16,8 +16,8 @@ from queue import Empty
 import pytest
 
 from shadowcat_registry import hints, supervise, watching
-from shadowcat_registry.settle import Settling
-from shadowcat_registry.sight import read_settled
+from shadowcat_registry.settle import STIRRED_QUIET_SECONDS, Settling
+from shadowcat_registry.sight import Signature, probe, read_settled
 from shadowcat_registry.watch import Watch, WatchMode, WatchStatus
 
 from .save_styles import STYLES, apply, needs_save_styles, save_styles
@@ -607,6 +607,24 @@ class TestSupervision:
         loop.inbox = Stopped()  # type: ignore[assignment]
         loop._receive()
         assert rested == [pytest.approx(60.0)]
+
+    def test_quiet_begins_where_a_look_that_took_long_ends(
+        self, manifest: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Held up between the two, it had seen nothing of what happened in between.
+        now = [0.0]
+
+        def slow(path: str) -> Signature:
+            now[0] += 0.4
+            return probe(path)
+
+        monkeypatch.setattr(watching, "probe", slow)
+        manifest.touch()
+        loop = watching.Loop(
+            lambda: [manifest], lambda: None, dict, watching.Settings("poll", 1.0), lambda: now[0]
+        )
+        loop.step([])
+        assert loop._watched[str(manifest)].settling.due == pytest.approx(0.4 + STIRRED_QUIET_SECONDS)
 
     def test_status_is_json(self, manifest: Path) -> None:
         with recording(manifest) as recorder:
