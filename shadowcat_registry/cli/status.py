@@ -93,6 +93,21 @@ def _headline(status: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name if condition['is_true'] else 'not ' + name}{at}: {condition['message']}{hint}"
     if (kept := status["last_good"]) is not None and kept["problem"] is not None:
         yield f"not kept for a later start: {kept['problem']}"
+    yield from _watch_lines(status["watch"])
+
+
+def _watch_lines(watch: Mapping[str, Any] | None) -> Iterator[str]:
+    """How a change would be noticed."""
+    if watch is None or not watch["is_running"]:
+        yield "follows the file: no; changes are taken when `shadowcat-registry reload` asks for it"
+        return
+    how = "by events, and " if watch["mode"] == "events" else ""
+    check = moment(watch["last_check_at"])
+    yield f"follows the file: {how}by a look every {watch['poll_interval_seconds']:g} s, last at {check}"
+    if watch["degraded"] is not None:
+        yield f"  less than it should be: {watch['degraded']}"
+    for directory in watch["unobserved"]:
+        yield f"  without events: {directory}"
 
 
 def _retiring_hint(status: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ import pytest
 from shadowcat_registry.cli.processes import processes_of
 from shadowcat_registry.control_socket import IS_SUPPORTED, listen
 from shadowcat_registry.runtime import Runtime
+from shadowcat_registry.watch import WatchStatus
 
 from ..fakes import Gate, until
 from .conftest import MANIFEST, Command
@@ -118,11 +119,30 @@ class TestStatus:
         assert first.startswith(
             f"ok: pid {os.getpid()}, generation 1, digest {digest}, default filesystem, since 2"
         )
-        rows = [line.split() for line in out(done)[2:]]
+        assert out(done)[1].startswith("follows the file: no; ")
+        rows = [line.split() for line in out(done)[3:]]
         assert rows == [
             ["PROVIDER", "TYPE", "STATE", "REVISION", "LEASES", "HEALTH"],
             ["filesystem", "(default)", "filesystem", "active", "1", "0", "unknown"],
             ["fs-b", "filesystem", "active", "1", "0", "unknown"],
+        ]
+
+    def test_says_how_a_change_is_noticed_and_what_is_wrong_with_that(
+        self, command: Command, manifest: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        manifest.write_text(TWO)
+        real = WatchStatus.as_json
+        worse = {"degraded": "the limit of watches is reached", "unobserved": ["/nfs: it tells nothing"]}
+        with Runtime(manifest, watch_mode="poll", poll_interval_seconds=0.25, control=True) as runtime:
+            runtime.start()
+            until(lambda: (watch := runtime.status().watch) is not None and watch.checks)
+            following = out(command("status"))[1]
+            monkeypatch.setattr(WatchStatus, "as_json", lambda status: {**real(status), **worse})
+            done = out(command("status"))
+        assert following.startswith("follows the file: by a look every 0.25 s, last at 2")
+        assert done[2:4] == [
+            "  less than it should be: the limit of watches is reached",
+            "  without events: /nfs: it tells nothing",
         ]
 
     def test_finds_the_process_over_a_link_too(self, command: Command, live: Runtime, tmp_path: Path) -> None:
