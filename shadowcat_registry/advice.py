@@ -59,18 +59,27 @@ def exclusive_places(provider: str, compiled: Compiled, config: Mapping[str, Any
             yield Place(provider, pointer, value)
 
 
-def overlaps(places: Iterable[Place]) -> Iterator[tuple[Place, Place, bool]]:
-    """Each place with the one before it that is the same (True), or that one of the two is inside of, after
-    all links. Of several, the nearest; the later or the inner one comes first."""
-    resolve = _Resolver()
-    first: dict[str, Place] = {}
+def comparable(places: Iterable[Place]) -> tuple[list[Place], Place | None]:
+    """Those that can be compared in a moment, and the first that was left out because there were so many of
+    such depth before it."""
+    found: list[Place] = []
     effort = 0
     for place in places:
         if len(place.path) > _MAX_PATH_CHARACTERS:
             continue  # no system has one, and its links would take time that grows with the square
         effort += len(place.path) * place.path.count(os.sep)
         if effort > _MAX_PATHS_EFFORT:
-            break  # nobody has so many of such depth; the first of them are enough to say what is wrong
+            return found, place
+        found.append(place)
+    return found, None
+
+
+def overlaps(places: Iterable[Place]) -> Iterator[tuple[Place, Place, bool]]:
+    """Each of these, which are `comparable`, with the one before it that is the same (True), or that one of
+    the two is inside of, after all links. Of several, the nearest; the later or the inner one comes first."""
+    resolve = _Resolver()
+    first: dict[str, Place] = {}
+    for place in places:
         path = resolve(place.path)
         other = first.setdefault(path, place)
         if other is not place:

@@ -74,6 +74,7 @@ CODES: Final = {
     "SC609": "too many files",
     "SC610": "too many providers",
     "SC611": "defaults that stand for too much",
+    "SC612": "paths that are too deep to be compared",
     "SC701": "a storage that cannot be opened",
     "SC702": "an init hook that refuses a provider",
     "SC703": "a provider that its type refuses",

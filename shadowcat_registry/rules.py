@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from typing import Any, Final
 
-from .advice import overlaps
+from .advice import comparable, overlaps
 from .candidate import Candidate, exists_at, mapping_in
 from .dependencies import find_cycles
 from .errors import did_you_mean
@@ -142,7 +142,14 @@ def default_configs_are_used(candidate: Candidate) -> None:
 
 def places_are_not_shared(candidate: Candidate) -> None:
     """What two providers want for themselves."""
-    for place, other, is_same in overlaps(candidate.places):
+    places, left_out = comparable(candidate.places)
+    if left_out is not None:
+        message = "from here on, paths are not compared with those of other providers: they are too deep"
+        hint = "nobody knows whether two of them share a place; shorten the paths"
+        candidate.add(
+            "SC612", message, ("providers", left_out.provider), hint, on_key=True, severity="warning"
+        )
+    for place, other, is_same in overlaps(places):
         if candidate.is_full:
             return
         at = candidate.owners[other.provider].key_mark(("providers", other.provider))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadowcat_registry.advice import Place, overlaps
+from shadowcat_registry.advice import Place, comparable, overlaps
 from shadowcat_registry.backend import CreateContext, TapeStorageBackend
 from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.errors import Finding, ManifestError
@@ -126,22 +126,20 @@ class TestOverlappingDirectories:
         followed: list[str] = []
         monkeypatch.setattr("os.path.realpath", followed.append)
         long = "/" + "a/" * 100_000
-        assert list(overlaps([Place("p", (), long + "b"), Place("q", (), long + "c")])) == []
+        places = [Place("p", (), long + "b"), Place("q", (), long + "c")]
+        assert list(overlaps(comparable(places)[0])) == []
         assert followed == []
 
-    def test_of_very_many_deep_paths_only_the_first_are_followed(
-        self, monkeypatch: pytest.MonkeyPatch
+    def test_of_very_many_deep_paths_only_the_first_are_compared_and_that_is_said(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        asked: list[str] = []
-
-        def realpath(path: str) -> str:
-            asked.append(path)
-            return path
-
-        monkeypatch.setattr("os.path.realpath", realpath)
         places = [Place(f"p{n}", (), f"/{n}" + "/d" * 1000) for n in range(4000)]
-        assert list(overlaps(places)) == []
-        assert 10 < len(asked) < 50
+        compared, left_out = comparable(places)
+        assert 10 < len(compared) < 50
+        assert left_out is places[len(compared)]
+        monkeypatch.setattr("shadowcat_registry.advice._MAX_PATHS_EFFORT", 0)
+        world.write(a="{home: x}", b="{home: y}")
+        assert world.places() == ["warning SC612 registry.yaml:3:3"]
 
     @given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4), max_size=8))
     def test_it_finds_what_a_comparison_of_all_pairs_finds(self, paths: list[list[str]]) -> None:

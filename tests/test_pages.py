@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowcat_registry import candidate, core_schema, interpolate, pages, parse
+from shadowcat_registry import advice, candidate, core_schema, interpolate, pages, parse
 from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.codes import CODES
 from shadowcat_registry.errors import Finding, ManifestError
@@ -36,6 +36,7 @@ WITHOUT_EXAMPLE = {
     "SC609": "about several files",
     "SC610": "too long",
     "SC611": "too long",
+    "SC612": "too long",
     "SC701": "about a process",
     "SC702": "about a process",
     "SC703": "about a process",
@@ -103,6 +104,7 @@ class TestPages:
             ("SC610", f"{candidate.MAX_DEFAULT_CONFIGS:,} types"),
             ("SC611", f"{parse.MAX_NODES:,} values"),
             ("SC611", f"{parse.MAX_BYTES >> 20} MiB"),
+            ("SC612", f"{advice._MAX_PATHS_EFFORT:,} characters times directories"),
             ("SC604", f"{parse.MAX_SCALAR_CHARACTERS:,} characters"),
             ("SC605", f"{core_schema.MAX_DIGITS} digits"),
             ("SC606", f"{parse.MAX_ALIASED_NODES:,} values"),
