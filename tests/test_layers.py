@@ -71,6 +71,7 @@ RANKS: dict[str, float] = {
     "catalog": 3,
     "plugins": 3,
     "plugins.records": 3,
+    "plugins.pinning": 3.1,
     "translation": 2.1,
     "housekeeping": 2.15,
     "awaited": 2.2,
