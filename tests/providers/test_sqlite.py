@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -454,14 +455,14 @@ class TestSegments:
     ) -> None:
         tape = storage.record("s", tape_id="t")
         tape.append(C2S, b"1")
-        real = connections.Connections._give
+        real = connections.Connections.insert
 
-        def interrupted(self: connections.Connections, db: sqlite3.Connection) -> None:
-            real(self, db)
+        def interrupted(self: connections.Connections, *row: Any) -> None:
+            real(self, *row)
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(connections.Connections, "_give", interrupted)
+            patch.setattr(connections.Connections, "insert", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 tape.append(C2S, b"2")  # it is in: only nobody was told
         tape.append(C2S, b"3")

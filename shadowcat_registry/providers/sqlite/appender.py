@@ -15,16 +15,25 @@ from .segments import End
 
 class SqliteAppender:
     def __init__(
-        self, file: File, logger: logging.Logger, tape_id: str, no: int, end: End, size_bytes: int
+        self,
+        file: File,
+        logger: logging.Logger,
+        tape_id: str,
+        no: int,
+        holder: object,
+        end: End,
+        size_bytes: int,
     ) -> None:
+        """`holder` has the lock of the tape `no`."""
         self._file: Final = file
         self._logger: Final = logger
         self._tape_id: Final = tape_id
         self._no: Final = no
+        self._holder: Final = holder
         self._end = end
         self._size_bytes = size_bytes
-        # What an append that was interrupted would have led to: nobody knows whether it is in.
-        self._unsettled: tuple[End, int] | None = None
+        # Where an append that was interrupted would have led to: nobody knows whether it is in.
+        self._unsettled: End | None = None
         self._pending_lines = self._pending_bytes = 0
         self._closed = False
         # The transaction of the user's that it was opened in, until that one has ended.
@@ -33,41 +42,37 @@ class SqliteAppender:
             transaction.when_rolled_back(self._release)
 
     def append(self, lines: Sequence[bytes]) -> None:
-        if not lines:
-            return
         file = self._file
         connections = file.connections
-        if self._closed or self._transaction is not None or connections.has_transaction:
+        if self._closed or self._transaction is not None or connections.open_transaction is not None:
             self._check()
         file.look()
         if self._unsettled is not None:
-            self._look_again(*self._unsettled)
+            self._look_again(self._unsettled)
         if len(lines) == 1:
             size_bytes = len(lines[0])
-            row, end = segments.row_of(self._no, self._end, lines[0])
-            self._unsettled = end, self._size_bytes + size_bytes
-            connections.insert(segments.INSERT, row, self._tape_id, size_bytes)
+            row, self._unsettled = segments.row_of(self._no, self._end, lines[0])
+            rows = [row]
         else:
             size_bytes = sum(map(len, lines))
-            rows, end = segments.rows_of(self._no, self._end, lines)
-            self._unsettled = end, self._size_bytes + size_bytes
-            if len(rows) == 1:
-                connections.insert(segments.INSERT, rows[0], self._tape_id, size_bytes)
-            else:
-                with connections.writing(self._tape_id, grows=size_bytes) as db:
-                    segments.insert(db, rows)
-        self._end = end
-        self._size_bytes += size_bytes
+            rows, self._unsettled = segments.rows_of(self._no, self._end, lines)
+        if len(rows) == 1 and self._transaction is None:
+            connections.insert(segments.INSERT, rows[0], self._tape_id, size_bytes)
+        else:
+            with connections.writing(self._tape_id, grows=size_bytes) as db:
+                segments.insert(db, rows)
+        self._end = self._unsettled
         self._unsettled = None
+        self._size_bytes += size_bytes
         self._pending_lines += len(lines)
         self._pending_bytes += size_bytes
         if self._pending_lines >= BATCH_LINES or self._pending_bytes >= BATCH_BYTES:
             self._index()
 
-    def _look_again(self, end: End, size_bytes: int) -> None:
+    def _look_again(self, end: End) -> None:
         with self._file.connections.reading(self._tape_id) as db:
             if segments.end_of(db, self._no) == end:
-                self._end, self._size_bytes = end, size_bytes
+                self._end, self._size_bytes = end, segments.size_of(db, self._no)
         self._unsettled = None
 
     def _index(self) -> None:
@@ -114,7 +119,7 @@ class SqliteAppender:
         try:
             if self._transaction is None or self._transaction.state != "rolled back":
                 if self._unsettled is not None:
-                    self._look_again(*self._unsettled)
+                    self._look_again(self._unsettled)
                 self._index()
                 upkeep.settle(self._file, self._no, self._size_bytes)
         except (StorageError, OSError) as error:  # only what can be derived again is behind now
@@ -123,4 +128,4 @@ class SqliteAppender:
             self._release()
 
     def _release(self) -> None:
-        self._file.locks.release(self._no)
+        self._file.locks.release(self._no, self._holder)

@@ -67,8 +67,8 @@ class SqliteBackend:
 
     def create(self, tape_id: str, init_line: bytes, meta: Metadata) -> Appender:
         text = dump_metadata(tape_id, meta)
-        file = self._file
-        with file.locked() as taken:
+        file, holder = self._file, object()
+        with file.locked(holder) as taken:
             with file.connections.writing(tape_id, grows=len(init_line) + len(text)) as db:
                 if db.execute("SELECT 1 FROM tape WHERE tape_id = ?", (tape_id,)).fetchone():
                     raise TapeExistsError(tape_id)
@@ -76,13 +76,13 @@ class SqliteBackend:
                 taken(no, tape_id)
                 rows, end = segments.rows_of(no, (0, -1), (init_line,))
                 segments.insert(db, rows)
-            appender = SqliteAppender(file, self._logger, tape_id, no, end, len(init_line))
-        self._settle()
+            appender = SqliteAppender(file, self._logger, tape_id, no, holder, end, len(init_line))
+            self._settle()
         return appender
 
     def resume(self, tape_id: str) -> tuple[Appender, RepairReport]:
-        file = self._file
-        with file.locked() as taken:
+        file, holder = self._file, object()
+        with file.locked(holder) as taken:
             with file.connections.writing(tape_id) as db:
                 no = self._no(db, tape_id)
                 taken(no, tape_id)
@@ -90,19 +90,19 @@ class SqliteBackend:
                     db.execute(f"INSERT OR IGNORE INTO {table} VALUES (?)", (no,))  # noqa: S608 - our names
                 line_count, last_seq = end = segments.end_of(db, no)
                 size_bytes = segments.size_of(db, no)
-            appender = SqliteAppender(file, self._logger, tape_id, no, end, size_bytes)
+            appender = SqliteAppender(file, self._logger, tape_id, no, holder, end, size_bytes)
         return appender, RepairReport(tape_id, last_seq, line_count)
 
     def delete(self, tape_id: str) -> None:
-        file = self._file
+        file, holder = self._file, object()
         with file.connections.writing(tape_id) as db:
             no = self._no(db, tape_id)
-            file.locks.acquire(no, tape_id)
             try:
+                file.locks.acquire(no, tape_id, holder)
                 db.execute("INSERT INTO doomed SELECT no, indexed FROM tape WHERE no = ?", (no,))
                 db.execute("DELETE FROM tape WHERE no = ?", (no,))
             finally:  # whoever waits for it, waits for our transaction first
-                file.locks.release(no)
+                file.locks.release(no, holder)
         self._settle()
         if file.connections.transaction_here() is None:
             upkeep.clear_away(file, self._logger)

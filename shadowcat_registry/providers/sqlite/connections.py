@@ -1,8 +1,8 @@
 """The connections to one tapes file: a few, each used by one thread at a time and for moments only.
 
 Readers take any that is idle. Writers take turns within the process, since SQLite lets one write at a time
-and makes the others sleep; between processes its busy timeout does that. A transaction of the user's keeps
-its connection, and the turn, until it ends, and belongs to the thread that began it.
+and makes the others sleep; between processes its busy timeout does that. One connection goes with the turn.
+A transaction of the user's keeps both until it ends, and belongs to the thread that began it.
 
 Before a fork all connections are closed, and opened again when they are needed: SQLite keeps its locks in
 tables by file, so that a child which inherits a connection would believe to hold the locks of its parent.
@@ -54,10 +54,14 @@ class Connections:
         self._renew_locks()
         self._idle: list[sqlite3.Connection] = []
         self._out: dict[int, tuple[sqlite3.Connection, int]] = {}  # by id: the connection, and its thread
+        self._writer: sqlite3.Connection | None = None
         self._closed = False
         self._forked = False
         self._paused = False
-        self._transaction: Transaction | None = None
+        self._has_turn = False
+        """To keep writers out while this process is forked."""
+        self.open_transaction: Transaction | None = None
+        """Of the user's, in whatever thread."""
         forks.around(self, Connections._before_fork, Connections._after_fork)
         forks.in_child(self, Connections._start_anew)
 
@@ -65,7 +69,10 @@ class Connections:
         # Guards all of the state; nothing but opening and closing a connection of ours is done under it.
         self._guard = threading.Lock()
         self._change = threading.Condition(self._guard)
-        self._turn = threading.Lock()
+        # Guards `_writer`, and is held for as long as something is written with it; never asked for under
+        # `_guard`. One that knows its owner: a signal's handler may raise when it was taken and nothing
+        # says so yet, and who was interrupted has to know whether there is something to give back.
+        self._turn = threading.RLock()
 
     # -- one connection -------------------------------------------------------------------------
 
@@ -152,32 +159,66 @@ class Connections:
                 with transaction.part() as db:
                     yield db
                 return
-            with self._writer() as db, committed(db):
+            with self._writing() as db, committed(db):
                 yield db
         except (sqlite3.Error, OverflowError) as error:
             raise failure(error, self.path, tape_id) from error
 
     def insert(self, statement: str, values: Sequence[object], tape_id: str, grows: int) -> None:
-        """One statement that is a whole `writing` block: without the two others that such a block takes, and
-        without the block, since this is what every frame goes through."""
+        """One statement that is a whole `writing` block, in a thread without a transaction of the user's:
+        without the two others that such a block takes, and without the block, since this is what every
+        frame goes through."""
         self._check_space(grows)
+        turn = self._turn
         try:
-            if self.has_transaction and (transaction := self.transaction_here()) is not None:
-                with transaction.part() as db:
-                    db.execute(statement, values)
-                return
-            if not self._turn.acquire(blocking=False):
-                self._take_turn()
             try:
-                db = self._take()
-                try:
-                    db.execute(statement, values)
-                finally:
-                    self._give(db)
+                if not turn.acquire(False):
+                    self._take_turn()
+                db = self._writer
+                if db is None or db.in_transaction:
+                    db = self._open_writer()
+                db.execute(statement, values)
             finally:
-                self._turn.release()
+                try:  # noqa: SIM105 - where `suppress` is called, a signal's handler may raise
+                    turn.release()
+                except RuntimeError:  # it did not become ours
+                    pass
+            if self._closed:
+                self._close_writer()
         except (sqlite3.Error, OverflowError) as error:
             raise failure(error, self.path, tape_id) from error
+
+    @contextmanager
+    def alone(self) -> Iterator[sqlite3.Connection]:
+        """The turn to write, and its connection, which is in no transaction: for what SQLite does outside of
+        one. Not in the thread of a transaction."""
+        try:
+            with self._writing() as db:
+                yield db
+        except sqlite3.Error as error:
+            raise failure(error, self.path) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        turn = self._turn
+        try:
+            self._take_turn()
+            db = self._writer
+            if db is None or db.in_transaction:
+                db = self._open_writer()
+            try:
+                yield db
+            finally:
+                if db.in_transaction:  # it could not be ended: with the connection it is
+                    self._writer = None
+                    db.close()
+        finally:
+            try:  # noqa: SIM105 - as above
+                turn.release()
+            except RuntimeError:
+                pass
+            if self._closed:
+                self._close_writer()
 
     def _take_turn(self) -> None:
         if not self._turn.acquire(timeout=self._patience_seconds):
@@ -185,27 +226,25 @@ class Connections:
                 f"another thread has been writing all the while (`busy_timeout_ms`): {self.path}"
             )
 
-    @contextmanager
-    def alone(self) -> Iterator[sqlite3.Connection]:
-        """The turn to write, and a connection that is in no transaction: for what SQLite does outside of
-        one. Not in the thread of a transaction."""
-        try:
-            with self._writer() as db:
-                yield db
-        except sqlite3.Error as error:
-            raise failure(error, self.path) from error
+    def _open_writer(self) -> sqlite3.Connection:
+        """The turn is ours."""
+        with self._guard:
+            self._check_open()
+            if self._writer is not None:
+                raise StorageUnavailableError(f"this thread is in the middle of another write: {self.path}")
+            self._writer = db = self._connect()
+            return db
 
-    @contextmanager
-    def _writer(self) -> Iterator[sqlite3.Connection]:
-        self._take_turn()
-        try:
-            db = self._take()
+    def _close_writer(self) -> None:
+        """Unless it is in use: who uses it comes here too."""
+        if self._turn.acquire(False):
             try:
-                yield db
+                db = self._writer
+                if db is not None and not db.in_transaction:
+                    self._writer = None
+                    db.close()
             finally:
-                self._give(db)
-        finally:
-            self._turn.release()
+                self._turn.release()
 
     def _check_space(self, grows: int) -> None:
         """SQLite maps its index of the log into memory; where no block can be had for that, the system
@@ -226,14 +265,9 @@ class Connections:
 
     # -- a transaction of the user's ------------------------------------------------------------
 
-    @property
-    def has_transaction(self) -> bool:
-        """Some thread is in one."""
-        return self._transaction is not None
-
     def transaction_here(self) -> Transaction | None:
         """That of this thread, if it is in one."""
-        transaction = self._transaction
+        transaction = self.open_transaction
         if transaction is not None and transaction.thread == threading.get_ident():
             return transaction
         return None
@@ -243,16 +277,16 @@ class Connections:
         """Raises: TransactionError: this thread is in one already."""
         if self.transaction_here() is not None:
             raise TransactionError("a transaction cannot be begun within another one")
-        with self._writer() as db:
+        with self._writing() as db:
             transaction = Transaction(db)
-            with translated(self.path):  # around our own statements: what the block raises is its own affair
-                db.execute("BEGIN IMMEDIATE")
             try:
-                self._transaction = transaction
+                with translated(self.path):  # around our statements: what the block raises is its own affair
+                    db.execute("BEGIN IMMEDIATE")
+                self.open_transaction = transaction
                 try:
                     yield transaction
                 finally:
-                    self._transaction = None
+                    self.open_transaction = None
                 transaction.check_alive()
                 with translated(self.path):
                     db.execute("COMMIT")
@@ -271,11 +305,15 @@ class Connections:
             idle, self._idle = self._idle, []
         for db in idle:
             db.close()
+        self._close_writer()
 
     def _before_fork(self) -> None:
         me = threading.get_ident()
         until = monotonic() + _FORK_PATIENCE_SECONDS
         # Kept until after the fork: nobody can be in the middle of taking a connection then.
+        if self._turn.acquire(timeout=_FORK_PATIENCE_SECONDS):
+            self._has_turn = True
+            self._close_writer()
         self._guard.acquire()
         self._paused = True
         while any(thread != me for _, thread in self._out.values()) and monotonic() < until:
@@ -288,14 +326,21 @@ class Connections:
         self._paused = False
         self._change.notify_all()
         self._guard.release()
+        if self._has_turn:
+            self._has_turn = False
+            self._turn.release()
 
     def _start_anew(self) -> None:
         """In the child: all of this is the parent's."""
-        if self._out:
+        left = [db for db, _ in self._out.values()]
+        if self._writer is not None:
+            left.append(self._writer)
+        if left:
             _haunted.add(self.path)
-            forks.keep([db for db, _ in self._out.values()])
+            forks.keep(left)
         self._renew_locks()
-        self._paused = False
+        self._writer = None
+        self._paused = self._has_turn = False
         self._forked = True
 
 
@@ -345,8 +390,8 @@ class Transaction:
 @contextmanager
 def committed(db: sqlite3.Connection) -> Iterator[None]:
     """A write transaction around the block. IMMEDIATE: one that begins as a reader cannot wait its turn."""
-    db.execute("BEGIN IMMEDIATE")
     try:
+        db.execute("BEGIN IMMEDIATE")
         yield
         if db.in_transaction:
             db.execute("COMMIT")

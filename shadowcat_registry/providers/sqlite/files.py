@@ -83,19 +83,19 @@ class File:
                 sync_directory(self.path.parent)
 
     @contextmanager
-    def locked(self) -> Iterator[Callable[[int, str], None]]:
-        """What the block takes of the locks, it keeps, or, after an error, gives back."""
-        held: list[int] = []
+    def locked(self, holder: object) -> Iterator[Callable[[int, str], None]]:
+        """What the block takes of the locks for `holder`, it keeps, or, after an error, gives back."""
+        wanted: list[int] = []
 
         def take(no: int, tape_id: str) -> None:
-            self.locks.acquire(no, tape_id)
-            held.append(no)
+            wanted.append(no)
+            self.locks.acquire(no, tape_id, holder)
 
         try:
             yield take
         except BaseException:
-            for no in held:
-                self.locks.release(no)
+            for no in wanted:
+                self.locks.release(no, holder)
             raise
 
     def look(self) -> None:

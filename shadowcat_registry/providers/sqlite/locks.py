@@ -45,24 +45,32 @@ class WriterLocks:
         self._descriptor: Final = descriptor
         self._identity: Final = identity
         self.users = 1
-        self._held: set[int] = set()
+        self._held: dict[int, object] = {}
 
-    def acquire(self, no: int, tape_id: str) -> None:
-        """Raises: TapeBusyError, at once: nobody waits for a recorder to end."""
+    def acquire(self, no: int, tape_id: str, holder: object) -> None:
+        """Whoever is interrupted in this does not know what came of it, and releases.
+
+        Raises:
+            TapeBusyError, at once: nobody waits for a recorder to end.
+        """
         with _guard:
             if no in self._held:
                 raise TapeBusyError(tape_id, os.getpid())
+            self._held[no] = holder
             if _fcntl is not None:
                 try:
                     _fcntl.lockf(self._descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB, 1, no)
-                except (BlockingIOError, PermissionError):
-                    raise TapeBusyError(tape_id, self._holder(no)) from None
-            self._held.add(no)
+                except OSError as error:
+                    del self._held[no]
+                    if isinstance(error, BlockingIOError | PermissionError):
+                        raise TapeBusyError(tape_id, self._holder(no)) from None
+                    raise
 
-    def release(self, no: int) -> None:
+    def release(self, no: int, holder: object) -> None:
+        """If `holder` has it."""
         with _guard:
-            if no in self._held:
-                self._held.discard(no)
+            if self._held.get(no) is holder:
+                del self._held[no]
                 if _fcntl is not None and self.users:
                     _fcntl.lockf(self._descriptor, _fcntl.LOCK_UN, 1, no)
 
@@ -90,11 +98,13 @@ class WriterLocks:
 
     def is_free(self, no: int) -> bool:
         """Whether nobody writes the tape, at this moment."""
+        asking = object()
         try:
-            self.acquire(no, "")
+            self.acquire(no, "", asking)
         except TapeBusyError:
             return False
-        self.release(no)
+        finally:
+            self.release(no, asking)
         return True
 
     def leave(self) -> None:
