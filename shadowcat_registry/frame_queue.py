@@ -17,7 +17,8 @@ from .errors import RegistryError
 from .tape import Direction, check_direction, check_message
 
 _T = TypeVar("_T")
-AppendMany = Callable[[list[tuple[Direction, bytes]]], range]
+Write = Callable[[list[tuple[Direction, bytes]]], range]
+"""Of frames that have been checked; returns their `seq`s."""
 
 _LINGER_SECONDS: Final = 0.1
 _BATCH_FRAMES: Final = 1000
@@ -46,8 +47,8 @@ class FrameQueue:
         self._lock = threading.Lock()
         self._open: _Batch | None = None
 
-    def append(self, append_many: AppendMany, direction: Direction, message: bytes) -> asyncio.Future[int]:
-        """Of the `seq` of this frame, there once `append_many` has written it, with others.
+    def append(self, write: Write, direction: Direction, message: bytes) -> asyncio.Future[int]:
+        """Of the `seq` of this frame, there once `write` has written it, with others.
 
         Raises:
             As `TapeRecorder.append`.
@@ -68,7 +69,7 @@ class FrameQueue:
                 self._open = None
         if begins:
             try:
-                self._lane.post(partial(self._write, batch, append_many))
+                self._lane.post(partial(self._write, batch, write))
             except BaseException as error:  # no thread is to be had
                 self._answer(batch, self._close(batch), None, error)
                 raise
@@ -101,12 +102,12 @@ class FrameQueue:
             waiters = [waiter for _, waiter in waiting]
         return waiters
 
-    def _write(self, batch: _Batch, append_many: AppendMany) -> None:
+    def _write(self, batch: _Batch, write: Write) -> None:
         waiters = self._close(batch)
         if not waiters:
             return
         try:
-            seqs = append_many(batch.frames)
+            seqs = write(batch.frames)
         except BaseException as error:  # noqa: BLE001 - it is the callers'
             self._answer(batch, waiters, None, error)
         else:

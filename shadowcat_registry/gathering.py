@@ -21,7 +21,7 @@ _ALL_LINES: Final = 1 << 62
 
 
 class Batch:
-    """Frames for one write."""
+    """Frames for one write, whose messages have been checked."""
 
     __slots__ = ("drops", "frames", "seqs")
 

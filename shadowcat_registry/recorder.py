@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
@@ -26,7 +26,15 @@ from .errors import (
 )
 from .gathering import Batch, Gathering
 from .metadata import format_time
-from .tape import Direction, FrameEncoder, Metadata, TapeCounters, TapeStatus, checksum_of
+from .tape import (
+    Direction,
+    FrameEncoder,
+    Metadata,
+    TapeCounters,
+    TapeStatus,
+    check_message,
+    checksum_of,
+)
 from .translation import translate, translated
 from .use import FORKED, Use
 
@@ -120,6 +128,8 @@ class TapeRecorder:
 
     As a context manager it finalizes the tape, or aborts it when the block is left by an error.
     """
+
+    _own_queue: FrameQueue | None = None
 
     def __init__(
         self,
@@ -224,7 +234,13 @@ class TapeRecorder:
         Raises:
             As `append`.
         """
-        batch = Batch(tuple(frames))  # before the lock: an iterable is foreign code
+        batch = tuple(frames)  # before the lock: an iterable is foreign code
+        for _, message in batch:
+            check_message(message)
+        return self._append_checked(batch)
+
+    def _append_checked(self, frames: Sequence[tuple[Direction, bytes]]) -> range:
+        batch = Batch(frames)
         line_count = self._write(batch)
         seqs = batch.seqs or range(0)
         if seqs:
@@ -373,7 +389,10 @@ class TapeRecorder:
         """`append`, awaited. Any number may wait at once, from any loops: their frames are written together,
         and each is answered when its own is. One that is cancelled before that is not recorded, or was
         already."""
-        return await self._queue().append(self.append_many, direction, message)
+        queue = self._own_queue
+        if queue is None or self.tape.use.state == FORKED:
+            queue = self._queue()
+        return await queue.append(self._append_checked, direction, message)
 
     async def aappend_many(self, frames: Iterable[tuple[Direction, bytes]]) -> range:
         """`append_many`, awaited, behind every frame that was asked for before."""
@@ -405,12 +424,12 @@ class TapeRecorder:
     def _queue(self) -> FrameQueue:
         if self.tape.use.state == FORKED:  # the parent's may look busy here for ever
             self.tape.check_open()
-        queue: FrameQueue | None = self.__dict__.get("_own_queue")
-        if queue is None:
+        if self._own_queue is None:
             from .frame_queue import FrameQueue
 
-            queue = self.__dict__.setdefault("_own_queue", FrameQueue())  # one step: of two, the first counts
-        return queue
+            self.__dict__.setdefault("_own_queue", FrameQueue())  # one step: of two, the first counts
+        assert self._own_queue is not None  # noqa: S101 - it was made here, or by another
+        return self._own_queue
 
 
 def encoder_for(init: Mapping[str, Any], counters: TapeCounters) -> FrameEncoder:

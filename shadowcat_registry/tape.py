@@ -38,6 +38,9 @@ Metadata = Mapping[str, Any]
 """A tape's `.meta.json`: a JSON object; keys that we do not know are kept."""
 
 FORMAT_VERSION: Final = "2.0"
+_LF: Final = 10
+_CR: Final = 13
+"""As numbers: `bytes` finds a number at once, and other `bytes` only after an exception of its own."""
 DIRECTIONS: Final[tuple[Direction, ...]] = get_args(Direction)
 
 _tape_id = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -158,7 +161,7 @@ def check_message(message: bytes) -> bytes:
     """
     if not isinstance(message, bytes):
         raise TypeError(f"a message is bytes, as it was on the wire, not {type(message).__name__}")
-    if b"\n" in message or b"\r" in message:
+    if _LF in message or _CR in message:
         raise InvalidMessageError("it holds a CR or LF, and a record is one line; strip the line end first")
     if not message or message.isspace():
         raise InvalidMessageError("it is empty")
@@ -215,10 +218,11 @@ class FrameEncoder:
         )  # fmt: skip
 
     def encode_many(self, frames: Iterable[tuple[Direction, bytes]], first_seq: int) -> list[bytes]:
-        """The lines of frames that are recorded at one moment, which is the `ts` of them all.
+        """The lines of frames that are recorded at one moment, which is the `ts` of them all. Their messages
+        have been checked by `check_message`.
 
         Raises:
-            As `encode`.
+            ValueError: a direction is none.
         """
         milli = self._tick()
         heads = {d: b',"ts":%d%b' % (self.last_ms, head) for d, head in self._heads.items()}
@@ -228,7 +232,6 @@ class FrameEncoder:
         lines: list[bytes] = []
         seq = first_seq
         for direction, message in frames:
-            check_message(message)
             try:
                 head, tail = heads[direction], tails[direction]
             except KeyError:
