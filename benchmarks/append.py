@@ -4,6 +4,11 @@ The baseline of a batch is a file with a buffer of 64 KiB into which the same en
 frame is one `os.write` of a line that is there already; that of a durable frame is a write and an
 `fdatasync`. Prints ratios. Absolute times depend on the machine, and so does how much the threads of
 asyncio and of the waiting appenders get in each other's way.
+
+The baseline of coroutines that await each frame is the barest queue that there can be: a future a frame, and
+one thread that builds and writes what has gathered. It checks nothing, counts nothing, knows one loop, and
+cannot be cancelled. A task that awaits anything at all costs as much as a frame of a batch (look at `a task
+that only yields`), so that no queue of this kind comes near to twice the time of the batch path.
 """
 
 from __future__ import annotations
@@ -12,11 +17,12 @@ import asyncio
 import json
 import logging
 import os
+import queue
 import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,9 +90,68 @@ def record_from_coroutines(directory: Path, frames: list[Frame]) -> float:
                     for direction, message in own:
                         await tape.aappend(direction, message)
 
-                start = time.perf_counter()
-                await asyncio.gather(*(append(frames[first::COROUTINES]) for first in range(COROUTINES)))
-                return time.perf_counter() - start
+                return await _all_at_once(append, frames)
+
+    return asyncio.run(main())
+
+
+async def _all_at_once(
+    append: Callable[[Sequence[Frame]], Coroutine[Any, Any, None]], frames: list[Frame]
+) -> float:
+    start = time.perf_counter()
+    await asyncio.gather(*(append(frames[first::COROUTINES]) for first in range(COROUTINES)))
+    return time.perf_counter() - start
+
+
+def yield_from_coroutines(frames: list[Frame]) -> float:
+    """What the loop alone needs to come back to each of them."""
+
+    async def append(own: Sequence[Frame]) -> None:
+        for _ in own:
+            await asyncio.sleep(0)
+
+    return asyncio.run(_all_at_once(append, frames))
+
+
+def write_from_coroutines(path: Path, frames: list[Frame]) -> float:
+    """The barest queue; see above."""
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        waiting: list[tuple[Frame, asyncio.Future[int]]] = []
+        posted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        encode = FrameEncoder("s", datetime.now(UTC)).encode_many
+
+        async def append(own: Sequence[Frame]) -> None:
+            for frame in own:
+                future: asyncio.Future[int] = loop.create_future()
+                waiting.append((frame, future))
+                if len(waiting) == 1:
+                    posted.put(True)
+                await future
+
+        def answer(batch: list[tuple[Frame, asyncio.Future[int]]], first: int) -> None:
+            for seq, (_, future) in enumerate(batch, first):
+                future.set_result(seq)
+
+        def work() -> None:
+            nonlocal waiting
+            seq = 0
+            while posted.get():
+                batch, waiting = waiting, []
+                os.write(fd, b"".join(encode([frame for frame, _ in batch], seq)))
+                loop.call_soon_threadsafe(answer, batch, seq)
+                seq += len(batch)
+
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            return await _all_at_once(append, frames)
+        finally:
+            posted.put(False)
+            thread.join()
+            os.close(fd)
 
     return asyncio.run(main())
 
@@ -190,6 +255,8 @@ def main() -> None:
         "append": lambda d: record(d, frames),
         "append, durability: interval": lambda d: record(d, frames, durability=Durability("interval")),
         f"append_many of {BATCH}": lambda d: record(d, frames, batch=BATCH),
+        f"a task that only yields, {COROUTINES}": lambda _: yield_from_coroutines(frames),
+        f"a bare queue, {COROUTINES} coroutines": lambda d: write_from_coroutines(d / "x", frames),
         f"aappend_many of {BATCH}": lambda d: record_batches_from_a_coroutine(d, frames),
         f"aappend, {COROUTINES} coroutines": lambda d: record_from_coroutines(d, frames),
     }
