@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     )
     from .notify import ServiceNotifier
     from .plan import FieldChange
+    from .plugins.decorator import provider
     from .preview import PlannedAction, PlanReport
     from .recorder import TapeRecorder
     from .registry import StorageProviderRegistry
@@ -149,6 +150,7 @@ _HOMES = {
     "runtime": "Runtime",
     "notify": "ServiceNotifier",
     "plan": "FieldChange",
+    "plugins.decorator": "provider",
     "preview": "PlannedAction PlanReport",
     "retention": "Removal Retention",
     "snapshot": "Provider Snapshot",
@@ -272,6 +274,7 @@ __all__ = [
     "initialize_storage",
     "load_manifest",
     "open_registry",
+    "provider",
     "prune_tapes",
     "register_builtin_providers",
     "verify_tape",

@@ -1,0 +1,64 @@
+"""From an exception that comes out of a plugin to the one line that an operator is shown.
+
+That is the plugin's own line and the kind of error. Its text is shown only where Python wrote it: a text of
+the plugin's may hold what it read from its environment. The whole exception is kept as the cause.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from opcode import opmap
+from traceback import walk_tb
+from typing import Final
+
+_MAX_CHARACTERS: Final = 200
+# What the interpreter says of the code, with names out of the code in it. Exactly these types: a class of the
+# plugin's may have a text of its own.
+_TELLING: Final = (
+    SyntaxError,
+    IndentationError,
+    TabError,
+    ImportError,
+    ModuleNotFoundError,
+    NameError,
+    UnboundLocalError,
+    AttributeError,
+    TypeError,
+    RecursionError,
+)
+
+Blame = Callable[[BaseException], str]
+"""An exception → `glacier.py:12: ValueError`."""
+
+
+def line_of(error: BaseException, places: Mapping[str, str]) -> str:
+    """`places` are the plugin's file names, as its code objects have them → as they are shown."""
+    place = ""
+    for frame, line in walk_tb(error.__traceback__):
+        if (shown := places.get(frame.f_code.co_filename)) is not None:
+            place = f"{shown}:{line}: "  # the innermost is the last
+    text = ""
+    if isinstance(error, SyntaxError) and (shown := places.get(error.filename or "")) is not None:
+        place = f"{shown}:{error.lineno}: "
+    if type(error) in _TELLING:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+        text = f": {text}" if text else ""
+        if len(text) > _MAX_CHARACTERS:
+            text = text[:_MAX_CHARACTERS] + "…"
+    return f"{place}{type(error).__name__}{text}"
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether this is a Ctrl-C of the user, which goes on, and not an exception of the plugin's.
+
+    Only the main thread is ever interrupted. There, a signal strikes between two instructions, and a
+    `raise` statement is one: what it raised is the plugin's own doing.
+    """
+    if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
+        return False
+    frame, at = None, -1
+    trace = error.__traceback__
+    while trace is not None:
+        frame, at, trace = trace.tb_frame, trace.tb_lasti, trace.tb_next
+    return frame is None or frame.f_code.co_code[at] != opmap["RAISE_VARARGS"]
