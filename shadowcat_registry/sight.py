@@ -104,7 +104,7 @@ def _split(path: str) -> tuple[str, list[str]]:
 def probe(path: str) -> Signature:
     """The signature of what the path leads to now, `NOTHING` where it cannot be seen."""
     try:
-        return _signature(os.stat(path))
+        return signature_of(os.stat(path))
     except (OSError, ValueError):
         return NOTHING
 
@@ -119,7 +119,7 @@ def look(path: str) -> Sight:
         return Sight(NOTHING, "missing")
     except (OSError, ValueError):
         return Sight(probe(path), "unreadable")
-    return Sight(_signature(status), digest if status.st_size else "empty", _is_young(status))
+    return Sight(signature_of(status), digest if status.st_size else "empty", is_young(status))
 
 
 def read_settled(path: str | os.PathLike[str], *, limit_bytes: int | None = None) -> bytes:
@@ -158,7 +158,7 @@ def _while_steady(path: str, consume: Callable[[FileIO], _T]) -> tuple[os.stat_r
                 raise OSError(errno.EINVAL, "it is not a regular file", path)
             file = FileIO(descriptor, "r", closefd=False)
             consumed = consume(file)
-            if _is_young(before):
+            if is_young(before):
                 # A write stamps the file when it begins; while it goes on, the stamps stand still.
                 file.seek(0)
                 if consume(file) != consumed:
@@ -166,15 +166,17 @@ def _while_steady(path: str, consume: Callable[[FileIO], _T]) -> tuple[os.stat_r
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
-        if _signature(before) == _signature(after) == _signature(os.stat(path)):
+        if signature_of(before) == signature_of(after) == signature_of(os.stat(path)):
             return after, consumed
     raise BlockingIOError(errno.EAGAIN, "the file is being written", path)
 
 
-def _is_young(status: os.stat_result) -> bool:
+def is_young(status: os.stat_result) -> bool:
+    """Whether the signature of this file may stand still while it is changed once more."""
     # Wall clock against the file system's clock: where they disagree, the worst is a superfluous look.
     return time.time_ns() - status.st_mtime_ns < YOUNG_SECONDS * 1e9
 
 
-def _signature(status: os.stat_result) -> Signature:
+def signature_of(status: os.stat_result) -> Signature:
+    """What tells this state of a file from those before and after it."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
