@@ -1,0 +1,68 @@
+"""Bytes that may run: those that only their owner could have written, and those that a digest vouches for.
+
+Knows files, and nothing of plugins. What a path is, is looked at by `held`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, TypeVar
+
+from . import refusals
+from .held import normal, open_any, open_owned
+
+_READ_ATTEMPTS: Final = 3
+
+
+_T = TypeVar("_T")
+
+
+def read_owned(path: Path) -> bytes:
+    """The content of the file at an absolute path, if nobody but root and the effective user could have
+    written it: every directory on the way and the file are theirs, others may not write them, nothing is a
+    link. A directory that everybody may write but that is sticky (`/tmp`) may be on the way, and not be the
+    one that holds the file. The file is regular, has one name, is not set-user-ID or set-group-ID, has at
+    most `MAX_BYTES`, and did not change while it was read.
+
+    Raises:
+        PluginError: it breaks a rule, or it is not there; says which and what mends it.
+    """
+    path = normal(path)
+    with open_owned(path.parent, whole=path) as directory:
+        return directory.read(path.name)
+
+
+def read_pinned(path: Path, pin: str) -> bytes:
+    """The content of the file at an absolute path, if `pin` is its SHA-256 in lower-case hex. Links, owners
+    and modes may be any; it is a regular file of at most `MAX_BYTES`.
+
+    Raises:
+        PluginError: these are not the bytes, it is not such a file, or it is not there.
+    """
+    with open_any(path.parent) as directory:
+        return until_vouched(
+            path, pin, lambda: directory.read(path.name), lambda data: sha256(data).hexdigest()
+        )
+
+
+def until_vouched(path: Path, pin: str, read: Callable[[], _T], digest: Callable[[_T], str]) -> _T:
+    """What `read` gives once its digest is the pinned one. What changes from one reading to the next is being
+    written: it gets a few.
+
+    Raises:
+        PluginError: it is something else, or still changing; or what `read` raises.
+    """
+    if (refusal := refusals.no_digest(path, pin)) is not None:
+        raise refusal
+    before = ""
+    for _ in range(_READ_ATTEMPTS):
+        found = read()
+        actual = digest(found)
+        if actual == pin:
+            return found
+        if actual == before:
+            raise refusals.wrong_digest(path, actual, pin)
+        before = actual
+    raise refusals.changed(path)

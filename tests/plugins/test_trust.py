@@ -1,0 +1,330 @@
+"""Whose bytes are read: every file and directory that an attacker could put in the way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from shadowcat_registry.errors import PluginError
+from shadowcat_registry.plugins import held, refusals
+from shadowcat_registry.plugins.trust import read_owned, read_pinned
+
+from .places import (
+    ATTACKS,
+    EVIL,
+    GOOD,
+    ROOT_ATTACKS,
+    STRANGER,
+    Arrange,
+    as_user,
+    carry_out,
+    look,
+    mend,
+    needs_posix,
+    needs_root,
+    only_refusal,
+    public_directory,
+)
+
+pytestmark = needs_posix
+
+PIN = sha256(GOOD).hexdigest()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Of plugins, with one more above it that is ours."""
+    directory = tmp_path / "opt" / "plugins"
+    directory.mkdir(parents=True)
+    for path in (directory, directory.parent):
+        path.chmod(0o755)
+    return directory
+
+
+@pytest.fixture
+def file(directory: Path) -> Path:
+    path = directory / "glacier.py"
+    path.write_bytes(GOOD)
+    path.chmod(0o644)
+    return path
+
+
+def refused(path: Path) -> PluginError:
+    with pytest.raises(PluginError) as caught:
+        read_owned(path)
+    return caught.value
+
+
+def matrix(attacks: list[tuple[str, str, Arrange, bool]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        ("rule", "arrange", "leaves_plugin"), [it[1:] for it in attacks], ids=[it[0] for it in attacks]
+    )
+
+
+class Attacked:
+    def check(self, directory: Path, file: Path, rule: str, arrange: Arrange, *, leaves_plugin: bool) -> None:
+        arrange(file, directory)
+        error = only_refusal(look(directory))
+        assert error.rule == rule
+        assert error.path is not None
+        assert error.path in error.reason
+        assert str(error).count("\n") == 0
+        assert refused(file).rule == rule, "the same for one file"
+        after = mend(directory)
+        assert after.refusals == ()
+        assert [it.name for it in after.sources] == (["glacier"] if leaves_plugin else [])
+
+
+class TestTheAttackMatrix(Attacked):
+    @matrix(ATTACKS)
+    def test_is_refused_and_its_remedy_mends_it(
+        self, directory: Path, file: Path, rule: str, arrange: Arrange, leaves_plugin: bool
+    ) -> None:
+        self.check(directory, file, rule, arrange, leaves_plugin=leaves_plugin)
+
+    @needs_root
+    @matrix(ROOT_ATTACKS)
+    def test_of_others_is_refused_and_its_remedy_mends_it(
+        self, directory: Path, file: Path, rule: str, arrange: Arrange, leaves_plugin: bool
+    ) -> None:
+        self.check(directory, file, rule, arrange, leaves_plugin=leaves_plugin)
+
+
+class TestAnOwnedFile:
+    def test_is_read(self, file: Path) -> None:
+        assert read_owned(file) == GOOD
+
+    def test_may_be_empty(self, file: Path) -> None:
+        file.write_bytes(b"")
+        assert read_owned(file) == b""
+
+    def test_is_a_mebibyte_at_most(self, file: Path) -> None:
+        file.write_bytes(b"#" * held.MAX_BYTES)
+        assert len(read_owned(file)) == held.MAX_BYTES
+        file.write_bytes(b"#" * (held.MAX_BYTES + 1))
+        assert refused(file).rule == "size"
+
+    def test_that_is_huge_is_refused_without_reading_it(self, file: Path) -> None:
+        os.truncate(file, 1 << 40)
+        assert refused(file).rule == "size"
+
+    def test_that_does_not_exist_is_missing(self, directory: Path) -> None:
+        error = refused(directory / "none" / "glacier.py")
+        assert (error.rule, error.path) == ("missing", str(directory / "none"))
+        assert refused(directory / "glacier.py").rule == "missing"
+
+    def test_beneath_a_file_does_not_exist(self, file: Path) -> None:
+        assert refused(file / "glacier.py").rule == "not-a-file"
+
+    @pytest.mark.parametrize("path", ["/", "/proc/self/mem", "/dev/zero", "/dev/tty", "/nul\0"])
+    def test_is_no_part_of_the_system(self, path: str) -> None:
+        error = refused(Path(path))
+        assert "rm " not in (error.remedy or "")
+
+    def test_has_an_absolute_path(self) -> None:
+        with pytest.raises(ValueError, match="not an absolute path"):
+            read_owned(Path("glacier.py"))
+
+    def test_may_be_named_over_dots(self, file: Path) -> None:
+        assert read_owned(file.parent / ".." / file.parent.name / "glacier.py") == GOOD
+
+    def test_is_not_reached_over_a_link_and_a_remedy_names_the_real_path(
+        self, file: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "current").symlink_to("opt")
+        error = refused(tmp_path / "current" / "plugins" / "glacier.py")
+        assert (error.rule, error.path) == ("symlink", str(tmp_path / "current"))
+        assert error.remedy == f"name it by its real path: {file}"
+        assert read_owned(file) == GOOD
+
+    def test_may_be_beneath_a_sticky_directory_that_everybody_may_write(self, file: Path) -> None:
+        file.parent.parent.chmod(0o1777)
+        assert read_owned(file) == GOOD
+
+    def test_in_a_directory_for_everybody_is_not_mended_by_closing_that(self) -> None:
+        error = refused(Path("/tmp/glacier.py"))
+        assert (error.rule, error.path) == ("writable", "/tmp")
+        assert "chmod" not in (error.remedy or "")
+
+    @needs_root
+    def test_is_that_of_the_effective_user_or_of_root(self) -> None:
+        with public_directory() as directory:
+            for name, owner in (("ours.py", STRANGER), ("roots.py", 0), ("others.py", STRANGER + 1)):
+                (directory / name).write_bytes(GOOD)
+                os.chown(directory / name, owner, -1)
+            with as_user(STRANGER):
+                assert read_owned(directory / "ours.py") == GOOD
+                assert read_owned(directory / "roots.py") == GOOD
+                assert refused(directory / "others.py").rule == "owner"
+            assert refused(directory / "ours.py").rule == "owner", "root does not run what others may change"
+
+    @needs_root
+    def test_that_may_not_be_read_is_unreadable(self) -> None:
+        with public_directory() as directory:
+            file = directory / "glacier.py"
+            file.write_bytes(GOOD)
+            file.chmod(0o600)
+            with as_user(STRANGER):
+                error = refused(file)
+                assert error.rule == "unreadable"
+            carry_out(error.remedy)
+            with as_user(STRANGER):
+                assert read_owned(file) == GOOD
+            directory.chmod(0o700)
+            with as_user(STRANGER):
+                error = refused(file)
+                assert (error.rule, error.path) == ("unreadable", str(file))
+
+    def test_that_grows_while_it_is_read_is_read_again(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reads: list[int] = []
+
+        def read(descriptor: int, size: int) -> bytes:
+            data = os.read(descriptor, size)
+            if not reads:
+                with file.open("ab") as more:
+                    more.write(b"# more\n")
+            reads.append(size)
+            return data
+
+        monkeypatch.setattr(held, "_read", read)
+        assert read_owned(file) == GOOD + b"# more\n"
+
+    def test_that_goes_on_growing_is_refused(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def read(descriptor: int, size: int) -> bytes:
+            data = os.read(descriptor, size)
+            if not data:
+                with file.open("ab") as more:
+                    more.write(b"#")
+            return data
+
+        monkeypatch.setattr(held, "_read", read)
+        assert refused(file).rule == "changed"
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
+    def test_on_which_somebody_holds_a_lease_does_not_make_it_wait(self, file: Path) -> None:
+        program = (
+            "import fcntl, os, signal, sys; signal.signal(signal.SIGIO, signal.SIG_IGN);"
+            f"f = os.open({str(file)!r}, os.O_RDWR); fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK);"
+            "print('held', flush=True); sys.stdin.read()"
+        )
+        pipe = subprocess.PIPE
+        with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            assert refused(file).rule == "changed"
+            holder.communicate()
+
+    def test_is_refused_where_a_directory_cannot_be_held_open(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(held, "CAN_HOLD", False)
+        error = refused(file)
+        assert (error.rule, error.remedy) == ("owner", f"pin it: {refusals.PIN_COMMAND}")
+
+    def test_is_read_where_no_descriptor_holds_without_opening(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(held, "_HELD", 0)
+        assert read_owned(file) == GOOD
+        os.mkfifo(file.with_name("fifo.py"))
+        assert refused(file.with_name("fifo.py")).rule == "not-a-file"
+        (file.parent / "link.py").symlink_to(file)
+        assert refused(file.parent / "link.py").rule == "symlink"
+
+    def test_is_read_where_there_is_no_proc(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(held, "_REOPEN", "/nowhere/{}")
+        assert read_owned(file) == GOOD
+
+
+class TestAPinnedFile:
+    def test_is_read_whatever_its_owner_its_modes_and_the_links(self, file: Path, tmp_path: Path) -> None:
+        file.chmod(0o4777)
+        file.parent.chmod(0o1777)
+        file.parent.parent.chmod(0o777)
+        (tmp_path / "other").hardlink_to(file)
+        (tmp_path / "link.py").symlink_to("current/glacier.py")
+        (tmp_path / "current").symlink_to("opt/plugins")
+        assert read_pinned(tmp_path / "link.py", PIN) == GOOD
+
+    def test_of_other_bytes_is_refused_and_says_which(self, file: Path) -> None:
+        file.write_bytes(EVIL)
+        with pytest.raises(PluginError) as caught:
+            read_pinned(file, PIN)
+        assert caught.value.rule == "sha256"
+        assert sha256(EVIL).hexdigest() in caught.value.reason
+        assert PIN in caught.value.reason
+
+    def test_with_a_pin_in_upper_case_is_refused_with_the_right_one(self, file: Path) -> None:
+        with pytest.raises(PluginError) as caught:
+            read_pinned(file, PIN.upper())
+        assert (caught.value.rule, caught.value.remedy) == ("sha256", f"write {PIN}")
+
+    @pytest.mark.parametrize("pin", ["", PIN[:-1], PIN + "0", "g" * 64, PIN + "\n", f"sha256:{PIN}"])
+    def test_has_a_pin_of_64_digits(self, file: Path, pin: str) -> None:
+        with pytest.raises(PluginError, match="not 64 hexadecimal digits"):
+            read_pinned(file, pin)
+
+    @pytest.mark.parametrize(
+        "target", ["/dev/zero", "/dev/tty", "/proc/self/mem", "/", "fifo", "nowhere", "loop"]
+    )
+    def test_is_a_regular_file_and_nothing_is_waited_for(self, tmp_path: Path, target: str) -> None:
+        os.mkfifo(tmp_path / "fifo")
+        (tmp_path / "loop").symlink_to("loop")
+        (tmp_path / "glacier.py").symlink_to(target)
+        with pytest.raises(PluginError) as caught:
+            read_pinned(tmp_path / "glacier.py", PIN)
+        assert caught.value.rule in ("not-a-file", "missing", "unreadable")
+
+    def test_is_a_mebibyte_at_most(self, file: Path) -> None:
+        os.truncate(file, held.MAX_BYTES + 1)
+        with pytest.raises(PluginError, match=r"size"):
+            read_pinned(file, PIN)
+
+    def test_is_read_where_a_directory_cannot_be_held_open(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(held, "CAN_HOLD", False)
+        assert read_pinned(file, PIN) == GOOD
+        with pytest.raises(PluginError, match="missing"):
+            read_pinned(file.parent / "none" / "x.py", PIN)
+        with pytest.raises(PluginError, match="not a directory"):
+            read_pinned(file / "x.py", PIN)
+
+    def test_that_is_being_replaced_gets_another_look(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file.write_bytes(EVIL)
+        reads: list[int] = []
+
+        def read(descriptor: int, size: int) -> bytes:
+            data = os.read(descriptor, size)
+            if not data and not reads:
+                reads.append(size)
+                file.write_bytes(GOOD)
+            return data
+
+        monkeypatch.setattr(held, "_read", read)
+        assert read_pinned(file, PIN) == GOOD
+
+
+class TestARemedy:
+    @pytest.mark.parametrize(
+        "name", ["a b", "it's", "new\nline", "tab\t'quote", "\udcff", "-rf", "$(id)", "ä"]
+    )
+    def test_can_be_pasted_whatever_is_in_the_path(self, tmp_path: Path, name: str) -> None:
+        directory = tmp_path / name / "plugins"
+        directory.mkdir(parents=True)
+        (directory / "glacier.py").write_bytes(GOOD)
+        (directory / "glacier.py").chmod(0o666)
+        error = only_refusal(look(directory))
+        assert str(error).isprintable()
+        assert (error.remedy or "").isprintable()
+        carry_out(error.remedy)
+        assert [it.name for it in look(directory).sources] == ["glacier"]
