@@ -83,6 +83,8 @@ RANKS: dict[str, float] = {
     "plugins.trust": 3.3,
     "plugins.packages": 3.3,
     "plugins.sources": 3.4,
+    "plugins.probe": 3.5,
+    "plugins.probe_child": 3.6,
     "translation": 2.1,
     "housekeeping": 2.15,
     "awaited": 2.2,

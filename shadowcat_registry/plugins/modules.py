@@ -61,10 +61,13 @@ class LoadedPlugin:
     generation: _Generation = field(repr=False)
 
 
-def load(source: VerifiedSource, *, probed: Sequence[TypeReport] | None = None) -> LoadedPlugin:
+def load(
+    source: VerifiedSource, *, probed: Sequence[TypeReport] | None = None, with_schemas: bool = True
+) -> LoadedPlugin:
     """Run a plugin, as a new generation, whether or not there is one of the same bytes.
 
     `probed` is what a probe was told by the same bytes; a plugin that says something else here is refused.
+    `with_schemas` is that of `shape.check`.
     A Ctrl-C of the user during the import goes on as `KeyboardInterrupt`; whatever else comes out of the
     plugin is its refusal, and is the `__cause__`.
 
@@ -75,7 +78,7 @@ def load(source: VerifiedSource, *, probed: Sequence[TypeReport] | None = None) 
     generation = _Generation(source)
     surroundings = Surroundings()
     try:
-        factories, reports = _run(source, generation)
+        factories, reports = _run(source, generation, with_schemas)
     except BaseException:
         generation.forget()
         surroundings.mend_builtins()
@@ -112,7 +115,12 @@ def living() -> Mapping[str, int]:
     return found
 
 
-def _run(source: VerifiedSource, generation: _Generation) -> shape.Checked:
+def places_of(source: VerifiedSource) -> Mapping[str, str]:
+    """The file names that code of this source has in tracebacks → as they are shown to people."""
+    return _Source(PACKAGE, source).places
+
+
+def _run(source: VerifiedSource, generation: _Generation, with_schemas: bool) -> shape.Checked:
     blame = generation.blame
     try:
         module = generation.module(generation.root)
@@ -120,7 +128,8 @@ def _run(source: VerifiedSource, generation: _Generation) -> shape.Checked:
         if is_interrupt(error):
             raise
         raise PluginError(source.name, "import", blame(error), _advice(source.name, error)) from error
-    return shape.check(source.name, vars(module).get("PROVIDERS", shape.MISSING), blame)
+    exported = vars(module).get("PROVIDERS", shape.MISSING)
+    return shape.check(source.name, exported, blame, with_schemas=with_schemas)
 
 
 def _advice(plugin: str, error: BaseException) -> str | None:

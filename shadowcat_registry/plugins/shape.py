@@ -28,7 +28,8 @@ MISSING: Final = object()
 MAX_SCHEMA_BYTES: Final = 64 * 1024
 _MAX_TEXT_CHARACTERS: Final = 500
 _MAX_FAULTS: Final = 8
-_TEXTS: Final = ("name", "display_name", "version", "description")
+TEXTS: Final = ("name", "display_name", "version", "description")
+"""What a factory says of itself in words."""
 _CAPABILITIES: Final = [str(capability) for capability in ProviderCapability]
 _METHODS: Final[Mapping[str, int]] = {"validate_config": 1, "create": 2, "acreate": 2, "check": 2, "close": 0}
 """What a factory can have → how many arguments it is called with."""
@@ -148,7 +149,7 @@ class _Reading:
         self.faults: list[str] = []
 
     def report(self) -> TypeReport:
-        name, display_name, version, description = map(self._text, _TEXTS)
+        name, display_name, version, description = map(self._text, TEXTS)
         capabilities = frozenset(self._capabilities())
         if not [method for method in _METHODS if self._has_method(method) and method.endswith("create")]:
             self.faults.append("has no `create(config, context)`")
