@@ -80,6 +80,7 @@ RANKS: dict[str, float] = {
     "plugins.names": 3,
     "plugins.refusals": 3.1,
     "plugins.held": 3.2,
+    "plugins.owned": 3.25,
     "plugins.trust": 3.3,
     "plugins.packages": 3.3,
     "plugins.sources": 3.4,

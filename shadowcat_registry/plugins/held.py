@@ -1,13 +1,8 @@
 """Directories that are held open, and files read through them, without a gap between the check and the use.
 
-A path is walked once, from `/`, one component at a time; each is opened by its name in the directory opened
-before it, links not followed, and what was opened is what is checked (`fstat`) and read. Nothing is looked up
-a second time, so there is nothing to be swapped in between. What is not a regular file is never opened for
-reading: a FIFO would not end, and opening a device can do things.
-
-The rules of ownership look at owners and modes. A POSIX access list that lets somebody write shows in the
-group's bits and is found; those of NFSv4 do not show. Where a directory cannot be held open (Windows),
-ownership cannot be told: such sources are refused, and have to be pinned.
+What is found in a directory is opened by its name in it, and what was opened is what is checked (`fstat`) and
+read; nothing is looked up a second time, so there is nothing to be swapped in between. What is not a regular
+file is never opened for reading: a FIFO would not end, and opening a device can do things.
 """
 
 from __future__ import annotations
@@ -18,10 +13,9 @@ import stat
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from ..errors import PluginError
-from ..sight import is_young, signature_of
 from . import refusals
 
 MAX_BYTES: Final = 1 << 20
@@ -30,7 +24,6 @@ MAX_BYTES: Final = 1 << 20
 MAX_NAMES: Final = 10_000
 """In a directory."""
 
-_READ_ATTEMPTS: Final = 3
 _HELD: Final = getattr(os, "O_PATH", 0)
 """A descriptor of that kind stands for a file without opening it: no effect, no wait."""
 _BASE: Final = getattr(os, "O_CLOEXEC", 0)
@@ -49,19 +42,32 @@ _read: Final = os.read
 CAN_HOLD: Final = os.open in os.supports_dir_fd and bool(_NOFOLLOW and _DIRECTORY)
 """Whether this system can open a name in an open directory."""
 
-_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
-
 
 class Directory:
     """A directory that is held open: its entries are reached through it, not by a path. Follows links and
     trusts nobody; what is read from it, a digest has to vouch for."""
 
-    _FOLLOW: int = 0
+    follows_links: ClassVar[bool] = True
 
     def __init__(self, path: Path, descriptor: int | None) -> None:
         self.path = path
         """Only to be shown, where there is a descriptor."""
         self.descriptor = descriptor
+
+    @classmethod
+    def root(cls) -> Self:
+        """`/`, on systems where it can be held.
+
+        Raises:
+            PluginError: it breaks a rule.
+        """
+        root = cls(Path("/"), os.open("/", _HELD | _DIRECTORY | _BASE))
+        try:
+            root.check()
+        except BaseException:
+            root.__exit__(None, None, None)
+            raise
+        return root
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +89,7 @@ class Directory:
         try:
             descriptor = None
             if CAN_HOLD:
-                descriptor = self._open(name, _HELD | _DIRECTORY | self._FOLLOW | _BASE)
+                descriptor = self._open(name, _HELD | _DIRECTORY | _BASE)
             elif not stat.S_ISDIR(path.stat().st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
             below = type(self)(path, descriptor)
@@ -153,7 +159,7 @@ class Directory:
     def check_file(self, path: Path, status: os.stat_result) -> None:
         """Raises: PluginError: this file may not be read, or not be trusted."""
         if not stat.S_ISREG(status.st_mode):
-            raise refusals.not_a_file(path, _kind(status.st_mode))
+            raise refusals.not_a_file(path, kind_of(status.st_mode))
         if status.st_size > MAX_BYTES:
             raise refusals.too_large(path, f"more than {MAX_BYTES // 1024:,} KiB")
 
@@ -161,7 +167,12 @@ class Directory:
         return self.path / name if self.descriptor is None else name
 
     def _open(self, name: str, flags: int) -> int:
+        flags |= 0 if self.follows_links else _NOFOLLOW
         return os.open(self._place(name), flags, dir_fd=self.descriptor)
+
+    def _hold(self, name: str) -> int:
+        # Where nothing stands for a file without opening it, it has to be opened.
+        return self._open(name, _HELD | _BASE if _HELD else _TO_READ)
 
     def _no_directory(self, name: str, error: OSError | ValueError) -> PluginError:
         path = self.path / name
@@ -177,11 +188,11 @@ class Directory:
         path = self.path / name
         try:
             if not _HELD:
-                look = os.stat(self._place(name), dir_fd=self.descriptor, follow_symlinks=not self._FOLLOW)
+                look = os.stat(self._place(name), dir_fd=self.descriptor, follow_symlinks=self.follows_links)
                 self.check_file(path, look)
-                descriptor = self._open(name, _TO_READ | self._FOLLOW)
+                descriptor = self._open(name, _TO_READ)
             else:
-                handle = self._open(name, _HELD | self._FOLLOW | _BASE)
+                handle = self._hold(name)
                 try:
                     self.check_file(path, os.fstat(handle))
                     descriptor = self._reopen(handle, name)
@@ -205,7 +216,7 @@ class Directory:
         try:
             return os.open(_REOPEN.format(handle), _TO_READ)
         except FileNotFoundError:  # no /proc here
-            return self._open(name, _TO_READ | self._FOLLOW)
+            return self._open(name, _TO_READ)
 
     def _content(self, descriptor: int, name: str) -> bytes:
         data = bytearray()
@@ -219,66 +230,6 @@ class Directory:
         return bytes(data)
 
 
-class OwnedDirectory(Directory):
-    """One that only root and the effective user could have changed. So is all that is reached through it."""
-
-    _FOLLOW = _NOFOLLOW
-
-    def check(self) -> None:
-        status = self._status()
-        _check_owner(self.path, status)
-        if status.st_mode & _OTHERS_WRITE and not status.st_mode & stat.S_ISVTX:
-            raise refusals.writable(self.path, status.st_mode)
-
-    def check_holder(self) -> None:
-        # Sticky, others may not take away what is there, but they may put something beside it.
-        status = self._status()
-        if status.st_mode & _OTHERS_WRITE:
-            raise refusals.writable(self.path, status.st_mode)
-
-    def check_file(self, path: Path, status: os.stat_result) -> None:
-        if stat.S_ISLNK(status.st_mode):
-            leads_to_directory = os.path.isdir(path)  # noqa: PTH112 - that of `Path` may raise
-            raise refusals.symlink(path, leads_to_directory=leads_to_directory)
-        super().check_file(path, status)
-        _check_owner(path, status)
-        if status.st_mode & _OTHERS_WRITE:
-            raise refusals.writable(path, status.st_mode)
-        if status.st_mode & (stat.S_ISUID | stat.S_ISGID):
-            raise refusals.setuid(path, status.st_mode)
-        if status.st_nlink > 1:
-            raise refusals.hard_link(path, status.st_nlink)
-
-    def read(self, name: str) -> bytes:
-        self.check_holder()
-        for _ in range(_READ_ATTEMPTS):
-            descriptor, before = self._open_file(name)
-            try:
-                data = self._content(descriptor, name)
-                is_steady = True
-                if is_young(before):
-                    os.lseek(descriptor, 0, os.SEEK_SET)
-                    is_steady = self._content(descriptor, name) == data
-                after = os.fstat(descriptor)
-            finally:
-                os.close(descriptor)
-            is_steady &= signature_of(before) == signature_of(after) and len(data) == after.st_size
-            if is_steady and after.st_nlink == 1:  # none: it has been replaced by another one
-                return data
-        raise refusals.changed(self.path / name)
-
-    def _status(self) -> os.stat_result:
-        if self.descriptor is None:
-            raise ValueError(f"closed: {self.path}")
-        return os.fstat(self.descriptor)
-
-    def _no_directory(self, name: str, error: OSError | ValueError) -> PluginError:
-        status = None if isinstance(error, PermissionError) else self.status(name, follow=False)
-        if status is not None and stat.S_ISLNK(status.st_mode):
-            return refusals.symlink(self.path / name, leads_to_directory=True)
-        return super()._no_directory(name, error)
-
-
 def open_any(path: Path) -> Directory:
     """The directory at an absolute path, whoever it belongs to and wherever links lead.
 
@@ -288,49 +239,8 @@ def open_any(path: Path) -> Directory:
     return Directory(path.parent, None).enter(path.name) if path.name else Directory(path, None).enter(".")
 
 
-def open_owned(path: Path, *, whole: Path | None = None) -> OwnedDirectory:
-    """The directory at an absolute path, if only root and the effective user could have changed it, or what
-    is on the way; see `read_owned`. `whole` is what was asked for, if that is further down.
-
-    Raises:
-        PluginError: there is none, something on the way breaks a rule, or this system cannot tell.
-    """
-    path = normal(path)
-    if not CAN_HOLD:
-        raise refusals.owner_unknown(whole or path)
-    here = OwnedDirectory(Path("/"), os.open("/", _HELD | _DIRECTORY | _BASE))
-    try:
-        here.check()
-        for name in path.parts[1:]:
-            with here:
-                below = here.enter(name)
-            here = below
-    except BaseException as error:
-        here.__exit__(None, None, None)
-        if isinstance(error, PluginError) and error.rule == "symlink" and error.path is not None:
-            raise refusals.symlink_on_the_way(Path(error.path), whole or path) from None
-        raise
-    return here
-
-
-def normal(path: Path) -> Path:
-    """Without `..`, which means what it says where no link is followed.
-
-    Raises:
-        ValueError: it is not absolute.
-    """
-    if not path.is_absolute():
-        raise ValueError(f"not an absolute path: {path}")
-    return Path(os.path.normpath(path))
-
-
-def _check_owner(path: Path, status: os.stat_result) -> None:
-    own = os.geteuid()
-    if status.st_uid not in (0, own):
-        raise refusals.owner(path, status.st_uid, own)
-
-
-def _kind(mode: int) -> str:
+def kind_of(mode: int) -> str:
+    """In words, of what is no regular file."""
     if stat.S_ISDIR(mode):
         return "a directory"
     if stat.S_ISFIFO(mode):

@@ -87,12 +87,12 @@ def hard_link(path: Path, count: int) -> PluginError:
 
 def not_a_file(path: Path, kind: str) -> PluginError:
     remedy = f"rm -- {quoted(path)}"
-    if path.parts[:2] in _SYSTEM:
-        remedy = "name a regular file"
-    elif kind == "a directory":
+    if kind == "a directory" and path.suffix == ".py":
         remedy = (
             f"mv -n -- {quoted(path)} {quoted(path.with_suffix(''))}"  # a package has a name without `.py`
         )
+    elif kind == "a directory" or path.parts[:2] in _SYSTEM:
+        remedy = "name a regular file"
     return _refusal(path, "not-a-file", f"{path} is {kind}, not a regular file", remedy)
 
 

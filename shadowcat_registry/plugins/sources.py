@@ -17,7 +17,8 @@ from typing import Final
 
 from ..errors import PluginError
 from . import names, refusals
-from .held import Directory, normal, open_any, open_owned
+from .held import Directory, open_any
+from .owned import normal, open_owned
 from .packages import digest, read_package
 from .records import SourceDeclaration, Verification, VerifiedSource
 from .trust import until_vouched

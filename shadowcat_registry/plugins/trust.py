@@ -1,19 +1,22 @@
 """Bytes that may run: those that only their owner could have written, and those that a digest vouches for.
 
-Knows files, and nothing of plugins. What a path is, is looked at by `held`.
+Knows files, and nothing of plugins. What stands at a path is looked at by `held` and `owned`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, TypeVar
 
-from . import refusals
-from .held import normal, open_any, open_owned
+from . import held, refusals
+from .held import open_any
+from .owned import ManifestDirectory, normal, open_owned
 
 _READ_ATTEMPTS: Final = 3
+_MOST_LINKS: Final = 40  # where Linux gives up too
 
 
 _T = TypeVar("_T")
@@ -45,6 +48,45 @@ def read_pinned(path: Path, pin: str) -> bytes:
         return until_vouched(
             path, pin, lambda: directory.read(path.name), lambda data: sha256(data).hexdigest()
         )
+
+
+def check_owned_manifest(path: Path) -> None:
+    """Hold a manifest, which says what is trusted, to the rules of `read_owned`, but for its size; it is not
+    read. Where a mount is read-only, whose a file or directory is does not matter, and links are followed:
+    as in a container into which a ConfigMap is mounted. Each part of the way is asked by itself.
+
+    Where ownership cannot be told (Windows), there is nothing to check: the access list of the manifest then
+    decides who says what runs.
+
+    Raises:
+        PluginError: others could have written it, or it is not there; says what mends it.
+    """
+    if not held.CAN_HOLD:
+        return
+    if not path.is_absolute():
+        raise ValueError(f"not an absolute path: {path}")
+    with ExitStack() as stack:
+        way = [stack.enter_context(ManifestDirectory.root())]
+        parts = list(reversed(path.parts[1:]))
+        links = 0
+        while parts:
+            here, name = way[-1], parts.pop()
+            target = here.link(name)
+            if target is not None:
+                links += 1
+                if links > _MOST_LINKS or not here.is_read_only():
+                    raise refusals.symlink_on_the_way(here.path / name, path)
+                if target.startswith("/"):
+                    del way[1:]
+                parts += reversed([part for part in target.split("/") if part not in ("", ".")])
+            elif name == "..":
+                del way[max(1, len(way) - 1) :]
+            elif parts:
+                way.append(stack.enter_context(here.enter(name)))
+            else:
+                here.check_entry(name)
+                return
+    raise refusals.not_a_file(path, "a directory")
 
 
 def until_vouched(path: Path, pin: str, read: Callable[[], _T], digest: Callable[[_T], str]) -> _T:

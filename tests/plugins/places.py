@@ -29,6 +29,16 @@ needs_root = pytest.mark.skipif(
 )
 
 
+def _can_mount() -> bool:
+    unshare = shutil.which("unshare")
+    return (
+        unshare is not None and subprocess.run([unshare, "-m", "true"], capture_output=True).returncode == 0
+    )
+
+
+CAN_MOUNT = _can_mount()
+
+
 def declared(directory: Path, **more: object) -> SourceDeclaration:
     return SourceDeclaration(directory, is_directory=True, **more)  # type: ignore[arg-type]  # the test's own
 

@@ -12,10 +12,11 @@ import pytest
 
 from shadowcat_registry.errors import PluginError
 from shadowcat_registry.plugins import held, refusals
-from shadowcat_registry.plugins.trust import read_owned, read_pinned
+from shadowcat_registry.plugins.trust import check_owned_manifest, read_owned, read_pinned
 
 from .places import (
     ATTACKS,
+    CAN_MOUNT,
     EVIL,
     GOOD,
     ROOT_ATTACKS,
@@ -328,3 +329,145 @@ class TestARemedy:
         assert (error.remedy or "").isprintable()
         carry_out(error.remedy)
         assert [it.name for it in look(directory).sources] == ["glacier"]
+
+
+def manifest_refused(path: Path) -> PluginError:
+    with pytest.raises(PluginError) as caught:
+        check_owned_manifest(path)
+    return caught.value
+
+
+class TestTheManifestWithPins:
+    """Whoever may write it says what runs."""
+
+    @pytest.fixture
+    def manifest(self, directory: Path) -> Path:
+        path = directory / "registry.yaml"
+        path.write_text("version: 1\n")
+        path.chmod(0o644)
+        return path
+
+    def test_is_ours_alone(self, manifest: Path) -> None:
+        check_owned_manifest(manifest)
+        check_owned_manifest(manifest.parent / ".." / manifest.parent.name / manifest.name)
+
+    def test_may_be_larger_than_a_plugin(self, manifest: Path) -> None:
+        os.truncate(manifest, 2 * held.MAX_BYTES)
+        check_owned_manifest(manifest)
+
+    @pytest.mark.parametrize(
+        ("rule", "arrange"),
+        [it[1:3] for it in ATTACKS if it[3]],
+        ids=[it[0] for it in ATTACKS if it[3]],
+    )
+    def test_is_refused_where_a_plugin_would_be(
+        self, manifest: Path, directory: Path, rule: str, arrange: Arrange
+    ) -> None:
+        arrange(manifest, directory)
+        error = manifest_refused(manifest)
+        assert error.rule == rule
+        assert str(directory.parent) in (error.path or "")
+
+    @needs_root
+    def test_is_not_a_strangers(self, manifest: Path) -> None:
+        os.chown(manifest, STRANGER, -1)
+        error = manifest_refused(manifest)
+        assert error.rule == "owner"
+        carry_out(error.remedy)
+        check_owned_manifest(manifest)
+
+    def test_over_a_link_is_named_by_its_real_path(self, manifest: Path, tmp_path: Path) -> None:
+        (tmp_path / "registry.yaml").symlink_to(manifest)
+        error = manifest_refused(tmp_path / "registry.yaml")
+        assert error.remedy == f"name it by its real path: {manifest}"
+
+    def test_that_is_missing_or_no_file_is_refused(self, manifest: Path) -> None:
+        assert manifest_refused(manifest.with_name("none.yaml")).rule == "missing"
+        for path in (manifest.parent, Path("/"), manifest / ".."):
+            assert manifest_refused(path).rule == "not-a-file"
+        with pytest.raises(ValueError, match="not an absolute path"):
+            check_owned_manifest(Path("registry.yaml"))
+
+    def test_is_not_asked_about_where_nobody_can_tell(
+        self, manifest: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(held, "CAN_HOLD", False)
+        manifest.chmod(0o666)
+        check_owned_manifest(manifest)
+
+
+CHECK = """
+import sys
+from pathlib import Path
+from shadowcat_registry.errors import PluginError
+from shadowcat_registry.plugins.trust import check_owned_manifest
+for path in sys.argv[1:]:
+    try:
+        check_owned_manifest(Path(path))
+        print("fine")
+    except PluginError as error:
+        print(error.rule)
+"""
+
+
+@needs_root
+@pytest.mark.skipif(not CAN_MOUNT, reason="mounts need Linux and its mount namespaces")
+class TestTheManifestOnAMount:
+    """Each in a mount namespace of its own, which ends with the process."""
+
+    def verdicts(self, tmp_path: Path, mounts: str, *paths: Path) -> list[str]:
+        script = f'set -e; {mounts}; exec {sys.executable} -c "$CHECK" "$@"'
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", script, "sh", *map(str, paths)],
+            cwd=tmp_path,
+            env={**os.environ, "CHECK": CHECK},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout.split()
+
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> Path:
+        """A ConfigMap, as it is mounted: links, for everybody to write if it were not for the mount."""
+        config = tmp_path / "config"
+        (config / "..1").mkdir(parents=True)
+        (config / "..1" / "registry.yaml").write_text("version: 1\n")
+        (config / "..1" / "registry.yaml").chmod(0o666)
+        (config / "..data").symlink_to("..1")
+        (config / "registry.yaml").symlink_to("..data/registry.yaml")
+        (config / "absolute.yaml").symlink_to(config / "..data" / ".." / "..data" / "registry.yaml")
+        (config / "out.yaml").symlink_to(tmp_path / "elsewhere.yaml")
+        (config / "loop.yaml").symlink_to("loop.yaml")
+        config.chmod(0o1777)
+        return config
+
+    def test_that_is_read_only_may_be_links_and_anybodys(self, tmp_path: Path, config: Path) -> None:
+        os.chown(config / "..1" / "registry.yaml", STRANGER, -1)
+        mounts = "mount --bind config config; mount -o remount,bind,ro config"
+        paths = [config / "registry.yaml", config / "absolute.yaml"]
+        assert self.verdicts(tmp_path, mounts, *paths) == ["fine", "fine"]
+
+    def test_that_can_be_written_may_not(self, tmp_path: Path, config: Path) -> None:
+        paths = [config / "registry.yaml", config / "..1" / "registry.yaml"]
+        assert self.verdicts(tmp_path, "mount --bind config config", *paths) == ["symlink", "writable"]
+
+    def test_that_is_read_only_may_not_lead_to_where_others_write(self, tmp_path: Path, config: Path) -> None:
+        (tmp_path / "elsewhere.yaml").write_text("version: 1\n")
+        (tmp_path / "elsewhere.yaml").chmod(0o666)
+        mounts = "mount --bind config config; mount -o remount,bind,ro config"
+        paths = [config / "out.yaml", config / "loop.yaml"]
+        assert self.verdicts(tmp_path, mounts, *paths) == ["writable", "symlink"]
+
+    def test_of_one_file_may_be_anybodys(self, tmp_path: Path, config: Path) -> None:
+        (tmp_path / "registry.yaml").touch()
+        os.chown(config / "..1" / "registry.yaml", STRANGER, -1)
+        source = config / "..1" / "registry.yaml"
+        mounts = f"mount --bind {source} registry.yaml; mount -o remount,bind,ro registry.yaml"
+        assert self.verdicts(tmp_path, mounts, tmp_path / "registry.yaml") == ["fine"]
+
+    def test_below_a_directory_of_others_may_not(self, tmp_path: Path, config: Path) -> None:
+        # The mount itself could be moved aside with the directory that it is in.
+        tmp_path.chmod(0o777)
+        mounts = "mount --bind config config; mount -o remount,bind,ro config"
+        assert self.verdicts(tmp_path, mounts, config / "registry.yaml") == ["writable"]
