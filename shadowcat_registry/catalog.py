@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Final, cast
 
@@ -64,6 +64,17 @@ class Catalog:
                 self._factories = {**self._factories, type_name: made}
             return self._factories[type_name]
 
+    def implementation(self, type_name: str) -> str:
+        """Which code of a plugin a type is; empty for what stays the same as long as the process lives."""
+        del type_name
+        return ""
+
+    def extended(
+        self, types: Mapping[str, StorageProviderFactory], implementations: Mapping[str, str]
+    ) -> Catalog:
+        """One that has these types too, which stay as they are. Of a name that is taken, ours counts."""
+        return _Extended(self, types, implementations) if types else self
+
     def add(self, factory: StorageProviderFactory) -> None:
         """Add a type.
 
@@ -77,3 +88,36 @@ class Catalog:
             if factory.name in self:
                 raise ProviderExistsError(factory.name)
             self._factories = {**self._factories, factory.name: factory}
+
+
+class _Extended(Catalog):
+    """Another catalog's types, and those of plugins as they were at one moment."""
+
+    def __init__(
+        self,
+        base: Catalog,
+        types: Mapping[str, StorageProviderFactory],
+        implementations: Mapping[str, str],
+    ) -> None:
+        self._base, self._types, self._implementations = base, dict(types), dict(implementations)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted({*self._base.names(), *self._types}))
+
+    def __contains__(self, type_name: object) -> bool:
+        return type_name in self._types or type_name in self._base
+
+    def factory(self, type_name: str) -> StorageProviderFactory:
+        if type_name in self._base or type_name not in self._types:
+            if type_name not in self:
+                raise UnknownTypeError(type_name, self.names())
+            return self._base.factory(type_name)
+        return self._types[type_name]
+
+    def implementation(self, type_name: str) -> str:
+        return "" if type_name in self._base else self._implementations.get(type_name, "")
+
+    def add(self, factory: StorageProviderFactory) -> None:
+        if factory.name in self._types:
+            raise ProviderExistsError(factory.name)
+        self._base.add(factory)

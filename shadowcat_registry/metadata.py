@@ -19,6 +19,10 @@ Config = Mapping[str, Any]
 
 Origin = Literal["code", "manifest"]
 ProviderStateName = Literal["active", "pending", "retiring"]
+PluginUse = Literal["import", "probe", "verify", "ignore"]
+"""How far to go with plugins: to have their code here; to be told by another process which types they have;
+to look whose bytes they are; not to look at all."""
+PluginStateName = Literal["pinned", "owned", "installed", "refused", "shadowed", "restart needed", "retiring"]
 
 NAME_PATTERN: Final = r"[a-z][a-z0-9_-]{0,62}"
 _name = re.compile(NAME_PATTERN)
@@ -245,6 +249,44 @@ class ProviderInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """A plugin as it stands.
+
+    `pinned` by its digest, `owned` by whom the process trusts, or `installed` as a distribution that is
+    allowed: its types are there. `refused`, and `shadowed` by another that has its name or a type of its:
+    none of them is; `problem` says why. `restart needed`: another version of its distribution is installed
+    by now. `retiring`: it is no longer asked for, and something still uses its code.
+    """
+
+    name: str
+    state: PluginStateName
+    path: str | None = None
+    """Of its file or directory; None for a distribution."""
+    distribution: str | None = None
+    """Its name and version, as they were when it was imported: `shadowcat-glacier 1.2.0`."""
+    sha256: str | None = None
+    """Of the bytes that run."""
+    types: Mapping[str, str] = field(default_factory=dict)
+    """The provider types that it adds, each with its version."""
+    problem: str | None = None
+    generations: int = 0
+    """How much of its code is alive: one for each of its versions that something still uses, until the
+    garbage collector has come by. 0: it is not imported here."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "state": self.state,
+            "path": self.path,
+            "distribution": self.distribution,
+            "sha256": self.sha256,
+            "types": dict(self.types),
+            "problem": self.problem,
+            "generations": self.generations,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderSpec:
     """A declared provider: a named use of a type with its config. What a plan compares.
 
@@ -269,6 +311,8 @@ class ProviderSpec:
     """None: it is not checked."""
     references: Mapping[Pointer, str] = field(repr=False, compare=False, default_factory=dict)
     """Where in `config` other providers are named, by the schema keyword `x-provider`, and which."""
+    implementation: str = ""
+    """Which code of a plugin its type is; empty for a type that comes from no plugin."""
     content: bytes = field(repr=False, compare=False, default=b"")
     """Of a config that was loaded: the same as another's only if the two are exactly the same. Empty: not
     known."""

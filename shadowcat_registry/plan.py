@@ -22,6 +22,8 @@ ActionKind = Literal["add", "update", "replace", "metadata", "remove", "default"
 
 _METADATA: Final = ("display_name", "version", "requires", "protect", "health")
 """Fields of a spec that no storage knows of."""
+_CODE: Final = "implementation"
+"""The field that says which code a storage is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,9 @@ class FieldChange:
 class Action:
     """One step of a plan.
 
-    `add` and `remove` are about whole providers; `update` changes a config, `replace` the type,
-    `metadata` only what no storage knows of; `default` has no specs, its `name` is the new default.
+    `add` and `remove` are about whole providers; `update` changes a config, or the code of the plugin that
+    the type comes from, `replace` the type, `metadata` only what no storage knows of; `default` has no specs,
+    its `name` is the new default.
     """
 
     kind: ActionKind
@@ -84,6 +87,11 @@ class Action:
         if self.old is not None and self.new is not None and self.kind == "replace":
             return f"its type is {self.new.type}, and no longer {self.old.type}"
         what = "its config differs" if self.kind == "update" else "what no storage knows of differs"
+        if self.kind == "update" and _CODE in self.changed:
+            is_all = not any(name.startswith("config") for name in self.changed)
+            what = (
+                "the plugin of its type differs" if is_all else "its config and the plugin of its type differ"
+            )
         return f"{what}: {', '.join(self.changed)}"
 
     def changes(self) -> tuple[FieldChange, ...]:
@@ -95,7 +103,7 @@ class Action:
             return ()
         found = [
             FieldChange(name, _text(getattr(old, name)), _text(getattr(new, name)))
-            for name in ("type", *_METADATA)
+            for name in ("type", _CODE, *_METADATA)
             if getattr(old, name) != getattr(new, name)
         ]
         for pointer in _config_changes(old, new):
@@ -188,6 +196,7 @@ def _ordered(names: list[str], state: State) -> list[str]:
 def _is_same_spec(old: ProviderSpec, new: ProviderSpec) -> bool:
     return (
         old.type == new.type
+        and old.implementation == new.implementation
         and old.display_name == new.display_name
         and old.requires == new.requires
         and old.version == new.version
@@ -201,11 +210,12 @@ def _is_same_spec(old: ProviderSpec, new: ProviderSpec) -> bool:
 def _kind(old: ProviderSpec, new: ProviderSpec) -> ActionKind:
     if old.type != new.type:
         return "replace"
-    return "metadata" if is_same(old.config, new.config) else "update"
+    is_untouched = old.implementation == new.implementation and is_same(old.config, new.config)
+    return "metadata" if is_untouched else "update"
 
 
 def _changed(old: ProviderSpec, new: ProviderSpec) -> Iterator[str]:
-    for name in ("type", *_METADATA):
+    for name in ("type", _CODE, *_METADATA):
         if getattr(old, name) != getattr(new, name):
             yield name
     yield from (format_dotted(("config", *pointer)) for pointer in _config_changes(old, new))
@@ -260,7 +270,7 @@ def _text(value: str | bool | tuple[str, ...] | HealthPolicy | None) -> str | No
         return "true" if value else "false"
     if isinstance(value, HealthPolicy):
         return json.dumps(value.as_json())
-    return ", ".join(value) or None if isinstance(value, tuple) else value
+    return ", ".join(value) or None if isinstance(value, tuple) else value or None
 
 
 def _shown_at(spec: ProviderSpec, pointer: Pointer) -> str | None:

@@ -176,7 +176,8 @@ def _effect(action: Action, snapshot: Snapshot, lease_count: int) -> str:
         return f"retires until {leases} {verb} closed" if lease_count else gone
     if action.kind == "replace" and is_volatile:
         return "a new revision; refused as long as it holds tapes, which are nowhere else"
-    if existing is not None and action.kind == "update" and _may_take_it(existing.live.shared):
+    is_other_code = "implementation" in action.changed
+    if existing is not None and action.kind == "update" and not is_other_code and _may_take_it(shared):
         return "in place, if its storage can take it; otherwise a new revision"
     stay = (
         f"; {leases} {'stays' if lease_count == 1 else 'stay'} on revision {existing.revision}"

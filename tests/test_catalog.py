@@ -89,3 +89,33 @@ class TestCatalog:
             "assert 'shadowcat_registry.providers.filesystem' not in sys.modules\n"
         )
         subprocess.run([sys.executable, "-c", script], check=True, timeout=50)
+
+
+class TestExtended:
+    def test_has_the_types_of_both(self) -> None:
+        mine, theirs = Factory("mine"), Factory("theirs")
+        extended = Catalog([mine]).extended({"theirs": theirs}, {"theirs": "sha256:1"})
+        assert extended.names() == tuple(sorted([*BUILTIN_TYPES, "mine", "theirs"]))
+        assert (extended.factory("mine"), extended.factory("theirs")) == (mine, theirs)
+        assert [extended.implementation(it) for it in ("mine", "theirs", "memory")] == ["", "sha256:1", ""]
+        with pytest.raises(UnknownTypeError, match="theirs"):
+            extended.factory("nope")
+
+    def test_changes_nothing_of_the_other(self) -> None:
+        catalog = Catalog()
+        catalog.extended({"theirs": Factory("theirs")}, {})
+        assert "theirs" not in catalog
+        assert catalog.extended({}, {}) is catalog
+
+    def test_a_built_in_factory_is_the_same_in_both(self) -> None:
+        catalog = Catalog()
+        extended = catalog.extended({"theirs": Factory("theirs")}, {})
+        assert extended.factory("memory") is catalog.factory("memory")
+
+    def test_no_name_is_taken_from_the_other_not_even_later(self) -> None:
+        catalog, mine = Catalog(), Factory("ice")
+        extended = catalog.extended({"ice": Factory("ice")}, {"ice": "sha256:1"})
+        catalog.add(mine)
+        assert (extended.factory("ice"), extended.implementation("ice")) == (mine, "")
+        with pytest.raises(ProviderExistsError):
+            extended.add(Factory("ice"))

@@ -43,6 +43,7 @@ def states(draw: st.DrawFn) -> State:
             if position
             else (),
             protect=draw(st.booleans()),
+            implementation=draw(st.sampled_from(["", "sha256:1"])),
         )
         for position, name in enumerate(names)
     }
@@ -67,6 +68,7 @@ def _exact_state(state: State) -> Any:
             spec.version,
             spec.requires,
             spec.protect,
+            spec.implementation,
             _exactly(spec.config),
         )
         for name, spec in state.providers.items()
@@ -204,6 +206,8 @@ class TestDiff:
             (_spec(), _spec(display_name="Alpha"), "metadata", ("display_name",)),
             (_spec(n=1), _spec(n=2, display_name="Alpha"), "update", ("display_name", "config.n")),
             (_spec(), _spec(type_="filesystem"), "replace", ("type",)),
+            (_spec(n=1), replace(_spec(n=1), implementation="sha256:1"), "update", ("implementation",)),
+            (_spec(), replace(_spec(n=1), implementation="1"), "update", ("implementation", "config.n")),
         ],
     )
     def test_every_change_has_its_kind_and_its_fields(
