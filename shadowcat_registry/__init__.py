@@ -89,6 +89,7 @@ if TYPE_CHECKING:
         Health,
         HealthPolicy,
         Holder,
+        PluginInfo,
         ProviderCapability,
         ProviderInfo,
         ProviderMetadata,
@@ -105,7 +106,13 @@ if TYPE_CHECKING:
     from .retention import Removal, Retention
     from .runtime import Runtime
     from .snapshot import Provider, Snapshot
-    from .startup import STORAGE_REGISTRY, initialize_storage, open_registry, register_builtin_providers
+    from .startup import (
+        STORAGE_REGISTRY,
+        initialize_storage,
+        load_plugin_providers,
+        open_registry,
+        register_builtin_providers,
+    )
     from .status import Condition, HistoryEntry, Outcome, Phase, Status, Step
     from .storage import TapeStorage
     from .tape import Direction
@@ -142,7 +149,7 @@ _HOMES = {
     "manifest": "Manifest ReloadPolicy",
     "marks": "Mark",
     "metadata": (
-        "Health HealthPolicy Holder ProviderCapability ProviderInfo ProviderMetadata ProviderSpec "
+        "Health HealthPolicy Holder PluginInfo ProviderCapability ProviderInfo ProviderMetadata ProviderSpec "
         "RevisionInfo Unclosed"
     ),
     "recorder": "TapeRecorder",
@@ -155,7 +162,9 @@ _HOMES = {
     "retention": "Removal Retention",
     "snapshot": "Provider Snapshot",
     "status": "Condition HistoryEntry Outcome Phase Status Step",
-    "startup": "STORAGE_REGISTRY initialize_storage open_registry register_builtin_providers",
+    "startup": (
+        "STORAGE_REGISTRY initialize_storage load_plugin_providers open_registry register_builtin_providers"
+    ),
     "storage": "TapeStorage",
     "tape": "Direction",
     "tapes.copying": "CopyProgress CopyResult copy_tapes",
@@ -213,6 +222,7 @@ __all__ = [
     "PlanReport",
     "PlannedAction",
     "PluginError",
+    "PluginInfo",
     "Provider",
     "ProviderCapability",
     "ProviderExistsError",
@@ -273,6 +283,7 @@ __all__ = [
     "import_tape",
     "initialize_storage",
     "load_manifest",
+    "load_plugin_providers",
     "open_registry",
     "provider",
     "prune_tapes",

@@ -6,7 +6,7 @@ Puts the steps together: each file by the schema of the manifest, each declarati
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -31,7 +31,7 @@ from .schema_files import fragment_schema, manifest_schema
 from .source_digest import combined, source_digests
 from .types_in_use import TypeInUse
 
-_UNKNOWN_TYPE: Final = frozenset({"SC302", "SC303", "SC304"})
+_UNKNOWN_TYPE: Final = frozenset({"SC302", "SC303", "SC304", "SC806"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +61,8 @@ class Assembled:
     files: tuple[Path, ...]
     """That were asked for."""
     known: Known
+    patterns: tuple[Path, ...] = ()
+    """What new files of plugins may come to match."""
     digest: str | None = None
     """Of what was refused, if it is known where its secrets are."""
 
@@ -74,12 +76,14 @@ def assemble(
     catalog: Catalog,
     environ: Mapping[str, str],
     *,
+    plug_in: Callable[[Candidate], object],
     unresolved: bool,
     known: Known,
     require_end_marker: bool = False,
 ) -> Assembled:
-    """Check what `reader` has read. `path` is absolute, `known` what the load before this has left. With
-    `require_end_marker` each file has to have one, whatever the manifest itself says."""
+    """Check what `reader` has read. `path` is absolute, `known` what the load before this has left; `plug_in`
+    gives a candidate the types of its plugins. With `require_end_marker` each file has to have one, whatever
+    the manifest itself says."""
     broken = [finding for part in reader.broken for finding in part.findings]
     if require_end_marker:
         broken += [finding for part in reader.broken for finding in unfinished(part.source, part.text)]
@@ -97,6 +101,8 @@ def assemble(
         for part in candidate.parts
         if part.key in known.well_formed or _has_good_form(candidate, part)
     )
+    plug_in(candidate)
+    plugins = candidate.plugins
     declarations = Declarations(candidate, environ, known.verdicts, unresolved=unresolved)
     declarations.check_all()
     is_known = candidate.types == known.types
@@ -116,7 +122,8 @@ def assemble(
         declarations.verdicts,
         candidate.digests,
     )
-    files = tuple(dict.fromkeys([*reader.files, *declarations.files]))
+    patterns = plugins.patterns if plugins is not None else ()
+    files = tuple(dict.fromkeys([*reader.files, *(plugins.files if plugins else ()), *declarations.files]))
     is_cut = candidate.is_full or sum(candidate.counts.values()) > len(candidate.findings)
     findings = _in_order([*broken, *candidate.findings], is_cut=is_cut)
     excerpts = (*candidate.excerpts(findings), *_excerpts_of_broken(reader.broken, findings))
@@ -125,7 +132,7 @@ def assemble(
         is_clear = is_clear and not any(type_.faults for type_ in candidate.types.values())
         is_clear = is_clear and not any(finding.code in _UNKNOWN_TYPE for finding in findings)
         digest = combined(candidate.digests.values()) if is_clear else None
-        return Assembled(None, findings, excerpts, files, left, digest)
+        return Assembled(None, findings, excerpts, files, left, patterns, digest)
     manifest = Manifest(
         path=path,
         digest=combined(candidate.digests.values()),
@@ -140,8 +147,10 @@ def assemble(
         reload=ReloadPolicy(**mapping_in(candidate.root, "reload")),
         texts=MappingProxyType({part.path: part.document.text for part in candidate.parts}),
         literal_secret=_literal_secret(candidate),
+        catalog=None if plugins is None else candidate.catalog,
+        plugins=plugins,
     )
-    return Assembled(manifest, (), (), files, left)
+    return Assembled(manifest, (), (), files, left, patterns)
 
 
 def _literal_secret(candidate: Candidate) -> Mark | None:
@@ -167,7 +176,7 @@ def _has_good_form(candidate: Candidate, part: Part) -> bool:
         hint = problem.hint
         if problem.pointer == ("providers",) and problem.code in ("SC202", "SC206"):
             hint = NEVER_ALL
-        elif is_fragment and problem.pointer in (("defaults",), ("reload",)):
+        elif is_fragment and problem.pointer in (("defaults",), ("plugins",), ("reload",)):
             hint = f"there is one for all files, in {candidate.top.source}"
         candidate.add(
             problem.code, problem.message, problem.pointer, hint, on_key=problem.on_key, document=document

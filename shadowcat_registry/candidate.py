@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .advice import Place
 from .catalog import NOT_YET, Catalog
@@ -21,6 +21,9 @@ from .marks import Pointer
 from .metadata import ProviderSpec
 from .schema_errors import shown_key
 from .types_in_use import TypeInUse, type_in_use
+
+if TYPE_CHECKING:
+    from .plugins.loading import LoadedPlugins
 
 MAX_PROVIDERS: Final = 20_000
 MAX_DEFAULT_CONFIGS: Final = 1_000
@@ -36,6 +39,16 @@ class SourceDigest:
     secret: Pointer | None
 
 
+@dataclass(frozen=True, slots=True)
+class PluginPlace:
+    """Where the bytes of plugins come from: a file, or a directory with all that is in it."""
+
+    path: Path
+    is_directory: bool
+    pointer: Pointer
+    """Where the manifest says so; empty: it does not, the environment does."""
+
+
 class Candidate:
     """The documents of one manifest as one; `path` is absolute, `known` are the types of the last load."""
 
@@ -48,6 +61,12 @@ class Candidate:
         """Else what is missing may be in what could not be read."""
         self.path = path
         self.catalog = catalog
+        """With the types of its plugins, once `plugin_types` has looked for them."""
+        self.plugins: LoadedPlugins | None = None
+        """What came of those that it asks for."""
+        self.plugin_places: tuple[PluginPlace, ...] = ()
+        self.has_unseen_types = False
+        """There are plugins of which nobody has asked which types they have."""
         self.findings: list[Finding] = list(reader.findings)
         self.counts: dict[Severity, int] = {"error": len(reader.findings), "warning": 0}
         self.is_too_large = reader.has_too_many_entries
@@ -73,6 +92,8 @@ class Candidate:
         """What could be completed of what is declared, right or wrong; filled in by `declarations`."""
         self.places: list[Place] = []
         """What the right ones want for themselves."""
+        self.paths: list[Place] = []
+        """Where others of them may keep something."""
         self.digests: dict[PartKey, SourceDigest] = {}
         """Of each file, once the types are known."""
 
@@ -135,14 +156,23 @@ class Candidate:
         self.findings.append(finding)
 
     def add_unknown_type(self, code: str, name: str, pointer: Pointer, *, on_key: bool = False) -> None:
+        if self.has_unseen_types:
+            message = f"the type `{name[:64]}` can only come from a plugin, and none was looked into"
+            hint = "what its config holds was not checked; `validate --probe` does that"
+            self.add("SC806", message, pointer, hint, on_key=on_key, severity="warning")
+            return
         known = self.catalog.names()
         if name in NOT_YET:
             self.add("SC303", NOT_YET[name], pointer, f"there are: {', '.join(known)}", on_key=on_key)
             return
-        hint = did_you_mean(name, known)
+        nearest = did_you_mean(name, known)
         listing = f"there are: {', '.join(known)}"
+        infos = self.plugins.infos if self.plugins is not None else ()
+        if refused := [it.name for it in infos if it.state in ("refused", "shadowed")]:
+            more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+            listing += f"; refused: the plugin {', '.join(f'`{it[:64]}`' for it in refused[:3])}{more}"
         message = f"there is no provider type `{name[:64]}`"
-        self.add(code, message, pointer, f"{hint} {listing}" if hint else listing, on_key=on_key)
+        self.add(code, message, pointer, f"{nearest} {listing}" if nearest else listing, on_key=on_key)
 
     def use_type(self, name: str, pointer: Pointer, *, on_key: bool = False) -> TypeInUse:
         """A type that is in the catalog; that its schema is broken is said where it is asked for first."""

@@ -1,8 +1,8 @@
 """Every code a finding can have, with its meaning in one line. A code is never reused.
 
 The families: SC1xx bytes and syntax, SC2xx the schema, SC3xx cross references, SC4xx `${…}` references
-and secrets, SC5xx faults of a provider type, SC6xx budgets, SC7xx what a reload cannot prepare, SC9xx
-faults of ours. Knows nothing of who reports them.
+and secrets, SC5xx faults of a provider type, SC6xx budgets, SC7xx what a reload cannot prepare, SC8xx
+plugins, SC9xx faults of ours. Knows nothing of who reports them.
 """
 
 from __future__ import annotations
@@ -85,5 +85,13 @@ CODES: Final = {
     "SC708": "a provider in use that would be removed",
     "SC709": "a change that would lose the tapes of a provider",
     "SC710": "a start from the last good manifest",
+    "SC801": "a plugin that somebody else may have written, or whose bytes are not those that are pinned",
+    "SC802": "a plugin that is missing, or cannot be read",
+    "SC803": "a plugin whose name, or that of a type of it, cannot be used",
+    "SC804": "a plugin that cannot be imported, or is none",
+    "SC805": "a distribution whose plugins cannot be used",
+    "SC806": "a provider whose type only a plugin can have, and was not looked for",
+    "SC807": "a storage that overlaps with a place of plugins",
+    "SC808": "pins in a manifest that others may write",
     "SC901": "a reload that failed for a reason of its own",
 }

@@ -39,6 +39,8 @@ class Verdict:
     """What its references gave, digested; None: it has none."""
     advice: tuple[Problem, ...]
     places: tuple[Place, ...]
+    paths: tuple[Place, ...] = ()
+    """Where it may keep something, if its type does not say which places it wants for itself."""
 
 
 class Declarations:
@@ -146,6 +148,7 @@ class Declarations:
             references=MappingProxyType(references),
             content=content_of(config),
             health=_health(entry.get("health")),
+            implementation=candidate.catalog.implementation(entry["type"]),
         )
         counsel: tuple[Problem, ...] = ()
         if type_.compiled is not None and type_.has_advice:
@@ -162,7 +165,12 @@ class Declarations:
         if type_.compiled is not None and type_.has_exclusive:
             found_places = exclusive_places(name, type_.compiled, config)
             places = tuple(it for it in found_places if it.pointer not in resolved.unresolved)
-        self._pass(key, Verdict(spec, type_, content, counsel, places))
+        paths: tuple[Place, ...] = ()
+        if type_.compiled is not None and type_.has_paths and not type_.has_exclusive:
+            found_paths = type_.compiled.marked("x-path", config)
+            paths = tuple(Place(name, at, it) for at, it in found_paths if isinstance(it, str) and it)
+            paths = tuple(it for it in paths if it.pointer not in resolved.unresolved)
+        self._pass(key, Verdict(spec, type_, content, counsel, places, paths))
 
     def _type_of(self, entry: Mapping[str, Any], pointer: Pointer) -> TypeInUse | None:
         """The type of a provider; None, and a finding, where there is none."""
@@ -179,6 +187,7 @@ class Declarations:
         spec = verdict.spec
         self._candidate.specs[spec.name] = spec
         self._candidate.places += verdict.places
+        self._candidate.paths += verdict.paths
         for problem in verdict.advice:
             self._add(spec, problem, is_advice=True)
         if not self._unresolved:

@@ -177,7 +177,7 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
     return f"no {kind} {name!r} (there is: {_listing(known)})" + (f"; {hint}" if hint else "")
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Without what would break a line, or act on a terminal."""
     return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in text)
 
@@ -454,7 +454,7 @@ class PluginError(RegistryError, RuntimeError):
 
     def __str__(self) -> str:
         mend = f"; to mend it: {self.remedy}" if self.remedy else ""
-        return _one_line(f"plugin {self.plugin} is refused ({self.rule}): {self.reason}{mend}")
+        return one_line(f"plugin {self.plugin} is refused ({self.rule}): {self.reason}{mend}")
 
 
 class StorageError(RegistryError):

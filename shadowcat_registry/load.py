@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from .assemble import Assembled, Known, assemble
@@ -16,23 +17,33 @@ from .errors import ManifestError, ManifestNotFoundError
 from .includes import DirectoryListings, PartReader, expand, listings
 from .interpolate import describe
 from .manifest import Manifest
+from .metadata import PluginInfo, PluginUse
 from .parse import MAX_BYTES
+from .plugin_types import PluginTypes
 from .sight import read_settled
 
 
 def load_manifest(
-    path: Path, catalog: Catalog, *, environ: Mapping[str, str] | None = None, unresolved: bool = False
+    path: Path,
+    catalog: Catalog,
+    *,
+    environ: Mapping[str, str] | None = None,
+    unresolved: bool = False,
+    plugins: PluginUse = "import",
 ) -> Manifest:
     """Read and check the manifest at `path`, once; `environ` stands for the environment.
 
-    With `unresolved`, neither the environment nor a `${file:…}` is looked at: a reference stands for any
-    value that its field may have. What comes out is right or wrong, and not to be used otherwise.
+    `plugins` says how far to go with those that it asks for. With `verify`, none of their code runs, and a
+    provider of a type that only a plugin can have is not checked, which is a warning; with `probe`, it is by
+    the schema that another process has found. With `unresolved`, neither the environment nor a `${file:…}`
+    nor any plugin is looked at: a reference stands for any value that its field may have. What comes out of
+    any of these is right or wrong, and not to be used otherwise.
 
     Raises:
         ManifestNotFoundError: it cannot be read, with the reason.
         ManifestError: it is invalid, with all findings.
     """
-    loader = ManifestLoader(path, catalog, environ=environ, unresolved=unresolved)
+    loader = ManifestLoader(path, catalog, environ=environ, unresolved=unresolved, plugins=plugins)
     # What is printed of this frame along with an error must not show a secret.
     del environ
     return loader.load()
@@ -67,20 +78,23 @@ class ManifestLoader:
         *,
         environ: Mapping[str, str] | None = None,
         unresolved: bool = False,
+        plugins: PluginUse = "import",
     ) -> None:
         self._path, self._catalog, self._unresolved = Path(path), catalog, unresolved
+        self._use: PluginUse = "ignore" if unresolved else plugins
         # Not `resolve()`, which would follow links.
         self._absolute = Path(os.path.abspath(path))  # noqa: PTH100
         self._environ = os.environ if environ is None else environ
         # Guards the swap of the fields below; nothing is called under it, so two loads may run at once.
         self._lock = threading.Lock()
+        self._plugins = PluginTypes(self._environ)
         self._known = Known()
         self._files: tuple[Path, ...] = (self._absolute,)
         self._patterns: tuple[Path, ...] = ()
 
-    def load(self, *, require_end_marker: bool = False) -> Manifest:
+    def load(self, *, require_end_marker: bool = False, plugins: PluginUse | None = None) -> Manifest:
         """Read and check the manifest as it is now. With `require_end_marker` each file has to have one,
-        whether or not it says so itself: what runs may say so.
+        whether or not it says so itself: what runs may say so. `plugins`: as far as this, once.
 
         Raises:
             ManifestNotFoundError: it cannot be read, with the reason.
@@ -95,7 +109,9 @@ class ManifestLoader:
             raise ManifestNotFoundError(str(path), describe(error)) from None
         except ValueError:
             raise ManifestNotFoundError(repr(str(path)), "this is no path") from None
-        assembled = self._assemble(data, require_end_marker=require_end_marker)
+        assembled = self._assemble(
+            data, require_end_marker=require_end_marker, use=plugins or self._use, is_file=True
+        )
         del data  # as above
         return _manifest_of(assembled)
 
@@ -111,7 +127,13 @@ class ManifestLoader:
         reader = PartReader({}, kept)
         reader.read(self._absolute, str(self._path), kept.get(self._absolute, b""))
         assembled = assemble(
-            reader, self._absolute, self._catalog, self._environ, unresolved=self._unresolved, known=Known()
+            reader,
+            self._absolute,
+            self._catalog,
+            self._environ,
+            plug_in=partial(self._plugins.plug_in, use=self._use, manifest=None),
+            unresolved=self._unresolved,
+            known=Known(),
         )
         return _manifest_of(assembled)
 
@@ -139,7 +161,24 @@ class ManifestLoader:
             patterns = self._patterns
         return listings(patterns)
 
-    def _assemble(self, data: bytes, *, require_end_marker: bool = False) -> Assembled:
+    def keep(self, manifest: Manifest) -> None:
+        """This one runs now: code of plugins that it does not use is given up."""
+        self._plugins.keep(manifest.plugins)
+
+    def plugins(self, running: Manifest) -> tuple[PluginInfo, ...]:
+        """Those of the manifest that runs, and those that it does not ask for any more, while something uses
+        their code."""
+        return self._plugins.as_they_stand(running.plugins)
+
+    def _assemble(
+        self,
+        data: bytes,
+        *,
+        require_end_marker: bool = False,
+        use: PluginUse | None = None,
+        is_file: bool = False,
+    ) -> Assembled:
+        """`is_file`: the data stand in the file, so it matters who may write that."""
         with self._lock:
             known = self._known
         reader = PartReader(known.documents)
@@ -150,13 +189,14 @@ class ManifestLoader:
             path,
             self._catalog,
             self._environ,
+            plug_in=partial(self._plugins.plug_in, use=use or self._use, manifest=path if is_file else None),
             unresolved=self._unresolved,
             known=known,
             require_end_marker=require_end_marker,
         )
         with self._lock:
             self._known = assembled.known
-            self._files, self._patterns = assembled.files, tuple(reader.patterns)
+            self._files, self._patterns = assembled.files, (*reader.patterns, *assembled.patterns)
         return assembled
 
 

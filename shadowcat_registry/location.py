@@ -1,4 +1,5 @@
-"""Where the manifest is. Loads nothing else: commands that only ask a running process begin here."""
+"""Where the manifest is, and what the environment names. Loads nothing else: commands that only ask a running
+process begin here."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 MANIFEST_VARIABLE: Final = "SHADOWCAT_REGISTRY"
+PLUGIN_VARIABLE: Final = "SHADOWCAT_PLUGIN_DIR"
 MANIFEST_NAME: Final = "registry.yaml"
 
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from .catalog import Catalog
 from .errors import Excerpt, Finding
 from .interpolate import mask
 from .marks import Mark
 from .metadata import ProviderSpec
 from .supervise import WatchMode
+
+if TYPE_CHECKING:
+    from .plugins.loading import LoadedPlugins
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,10 @@ class Manifest:
     """What stands in each file that declares something, itself first; references as they are written."""
     literal_secret: Mark | None = None
     """Where a secret is written into one of them."""
+    catalog: Catalog | None = field(repr=False, compare=False, default=None)
+    """The types that it was checked with, those of its plugins included; None: whatever there is."""
+    plugins: LoadedPlugins | None = field(repr=False, compare=False, default=None)
+    """What came of those that it asks for; None: it asks for none."""
 
     def masked_config(self, name: str) -> dict[str, Any]:
         """The config of a provider, to show: every secret in it is replaced by `***`.

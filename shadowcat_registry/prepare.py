@@ -64,7 +64,7 @@ class Preparation:
         self._staged: list[Provider] = []
         self._undo: list[tuple[str, str, Callable[[], object]]] = []
         self._registry = registry
-        self._catalog = catalog
+        self._catalog = catalog if manifest.catalog is None else manifest.catalog
         self._manifest = manifest
         self._snapshot = snapshot
         self._progress = progress
@@ -116,15 +116,20 @@ class Preparation:
         if not made:
             return None
         provider = made[0]
-        is_same_type = existing is not None and existing.origin == "manifest" and existing.type == spec.type
-        if existing is not None and is_same_type and is_same(existing.spec.config, spec.config):
+        is_same_code = (
+            existing is not None
+            and existing.origin == "manifest"
+            and existing.type == spec.type
+            and existing.spec.implementation == spec.implementation
+        )
+        if existing is not None and is_same_code and is_same(existing.spec.config, spec.config):
             # Only metadata differs, or it comes back before its last lease has gone: its storage stays open.
             provider = replace(existing, spec=spec, metadata=provider.metadata)
             self.changes.append(Change(name, existing, provider))
             return provider
         opening = None if existing is None or existing.state == "retiring" else existing.live.shared
         if existing is not None and opening is not None and opening.backend is not None:
-            if is_same_type and action.kind == "update":
+            if is_same_code and action.kind == "update":
                 turned = self._turn_over(existing, spec, provider, opening)
                 if turned is None or turned.live is existing.live:
                     return turned

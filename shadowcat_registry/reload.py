@@ -20,6 +20,7 @@ from .load import ManifestLoader
 from .manifest import Manifest
 from .marks import Mark
 from .metadata import format_time
+from .plugin_types import MAY_PASS
 from .preview import PlanReport
 from .progress import OverdueError, Progress
 from .reconcile import Report, preview_reload, reconcile
@@ -90,7 +91,9 @@ class Reloader:
         """
         try:
             manifest = self.loader.load()
-            return Accepted(manifest, self._reconcile_first(manifest))
+            report = self._reconcile_first(manifest)
+            self.loader.keep(manifest)
+            return Accepted(manifest, report)
         except (ManifestNotFoundError, ManifestError) as error:
             if last_good is None:
                 raise
@@ -105,6 +108,7 @@ class Reloader:
             kept = last_good.read()
             manifest = self.loader.load_kept(kept.texts)
             report = self._reconcile_first(manifest)
+            self.loader.keep(manifest)
         except NothingKeptError as reason:
             _logger.error("cannot start from the last good manifest either: %s", reason)
             raise error from None
@@ -149,7 +153,9 @@ class Reloader:
             return Refused("degraded", (self._missing(error),))
         except ManifestError as error:
             is_absent = any(finding.code == "SC103" for finding in error.findings)
-            return Refused("degraded" if is_absent else "rejected", error.findings, error.digest)
+            may_pass = any(finding.code in MAY_PASS for finding in error.findings)
+            state: Literal["degraded", "rejected"] = "degraded" if is_absent else "rejected"
+            return Refused(state, error.findings, error.digest, retryable=may_pass)
         except OverdueError as error:
             message = f"loading the manifest: {error}; what runs is kept"
             return Refused("rejected", (Finding("SC705", message, start),), digest, retryable=True)
@@ -164,12 +170,14 @@ class Reloader:
             self.progress.close()
         if report.findings:
             return Refused("rejected", report.findings, digest, report.retryable)
+        self.loader.keep(manifest)
         return Accepted(manifest, report)
 
     def preview(self, running: Manifest) -> PlanReport:
-        """What `load_again` would do now, and what is in its way. Changes nothing."""
+        """What `load_again` would do now, and what is in its way. Changes nothing; a plugin that was not
+        imported yet runs in another process only."""
         try:
-            return preview_reload(self.registry, self.loader.load(), running)
+            return preview_reload(self.registry, self.loader.load(plugins="probe"), running)
         except ManifestNotFoundError as error:
             refused = ManifestError([self._missing(error)])
         except ManifestError as error:

@@ -10,6 +10,7 @@ import os
 import shlex
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from .advice import comparable, overlaps
@@ -17,6 +18,7 @@ from .candidate import Candidate, exists_at, mapping_in
 from .dependencies import find_cycles
 from .errors import did_you_mean
 from .interpolate import has_reference
+from .location import PLUGIN_VARIABLE
 from .marks import Pointer
 from .parse import MAX_FINDINGS
 
@@ -129,6 +131,7 @@ def default_configs_are_used(candidate: Candidate) -> None:
     """As far as can be said: a type that is misspelt, or in a file that could not be read, may be the one."""
     used = [entry.get("type") if isinstance(entry, dict) else None for entry in candidate.declared.values()]
     is_clear = candidate.is_whole and all(isinstance(it, str) and it in candidate.catalog for it in used)
+    is_clear = is_clear and not candidate.has_unseen_types
     for name in candidate.default_configs:
         if candidate.is_full:
             return
@@ -166,6 +169,35 @@ def places_are_not_shared(candidate: Candidate) -> None:
             candidate.add("SC310", message, pointer, hint, on_key=len(pointer) == 2, severity="warning")
 
 
+def no_storage_holds_plugins(candidate: Candidate) -> None:
+    """To write a tape must never be to write a plugin."""
+    plugins = [(Path(_real(it.path)), it) for it in candidate.plugin_places]
+    for place in [*candidate.places, *candidate.paths] if plugins else ():
+        storage = Path(_real(place.path))
+        # What is beside a plugin that is one file is not in its way.
+        found = [
+            it
+            for source, it in plugins
+            if source.is_relative_to(storage) or (it.is_directory and storage.is_relative_to(source))
+        ]
+        if not found:
+            continue
+        type_name = candidate.specs[place.provider].type
+        pointer = candidate.place_of(place.provider, type_name, place.pointer)
+        if pointer[0] == "defaults" or not exists_at(candidate.owners[place.provider].value, pointer):
+            pointer = ("providers", place.provider)  # it is the default: what is declared is to be mended
+        at = found[0].pointer
+        named = f"at {candidate.top.mark(at)}" if at else f"by ${PLUGIN_VARIABLE}"
+        what = "the directory of plugins" if found[0].is_directory else "the plugin"
+        message = f"the storage of `{place.provider}` overlaps with {what} that is named {named}"
+        hint = "give it a place of its own: who writes a tape must not be able to write a plugin"
+        candidate.add("SC807", message, pointer, hint, on_key=len(pointer) == 2)
+
+
+def _real(path: str | Path) -> str:
+    return os.path.normcase(os.path.realpath(path))
+
+
 def secrets_are_for_few(candidate: Candidate) -> None:
     """Who may read a file may read the secrets that are in it."""
     if os.name != "posix":
@@ -201,5 +233,6 @@ RULES: Final[tuple[Callable[[Candidate], None], ...]] = (
     health_can_be_asked_for,
     default_configs_are_used,
     places_are_not_shared,
+    no_storage_holds_plugins,
     secrets_are_for_few,
 )

@@ -362,6 +362,7 @@ class Runtime:
             retry_in_seconds=retry_in_seconds,
             reloads=reloads,
             last_good=self._last_good.status() if self._last_good is not None else None,
+            plugins=self._loader.plugins(manifest) if self._loader is not None and manifest else (),
         )
 
     # ------------------------------------------------------------------ inside

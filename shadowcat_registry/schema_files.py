@@ -49,7 +49,9 @@ def fragment_schema() -> dict[str, Any]:
     """The schema of an included file: that of `registry.yaml` without what there is one of for all files,
     nothing but its version required."""
     schema = manifest_schema()
-    del schema["properties"]["defaults"], schema["properties"]["reload"], schema["if"], schema["else"]
+    for field in ("defaults", "plugins", "reload"):
+        del schema["properties"][field]
+    del schema["if"], schema["else"]
     return schema
 
 

@@ -47,6 +47,8 @@ def _source_digest(candidate: Candidate, document: Document) -> SourceDigest:
     secrets: list[Pointer] = []
     for type_name, pointer in layers:
         type_ = candidate.types.get(type_name) if isinstance(type_name, str) else None
+        if type_ is None and candidate.has_unseen_types and exists_at(root, pointer):
+            spans.append(document.span(pointer))  # anything in it may be secret
         if type_ is None or type_.compiled is None or not type_.has_secrets or not exists_at(root, pointer):
             continue
         layer = value_at(root, pointer)

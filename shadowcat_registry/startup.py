@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,16 +24,25 @@ STORAGE_REGISTRY: Final = StorageProviderRegistry()
 """The one registry of those who want one a process. Empty until `initialize_storage`."""
 
 _logger = logging.getLogger(__name__)
-# Guards `_running`, and that `initialize_storage` runs once at a time: two callers at startup want the
-# same runtime, so the second has to wait for the first, foreign code in factories and hooks included.
-_initializing = threading.RLock()
+# Guards the two below; nothing is called under it. Two callers at startup want the same runtime, so the
+# second waits for the first; neither holds a lock meanwhile, as a start imports plugins and calls hooks.
+_lock = threading.Lock()
+_starting: _Start | None = None
 _running: Runtime | None = None
+
+
+class _Start:
+    """A call of `initialize_storage` that is under way."""
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
+        self.ended = threading.Event()
 
 
 def _start_anew() -> None:
     """In a forked child: as in `forks`."""
-    global _initializing
-    _initializing = threading.RLock()
+    global _lock, _starting
+    _lock, _starting = threading.Lock(), None
 
 
 forks.module_in_child(_start_anew)
@@ -96,9 +107,10 @@ def initialize_storage(path: str | os.PathLike[str] | None = None) -> Runtime:
         ManifestNotFoundError: a manifest that was named cannot be read.
         ManifestError: it is invalid, or a storage that it needs cannot be opened; with all findings.
         AlreadyInitializedError: it runs for another manifest.
+        RuntimeError: it was called by a hook, a factory or a plugin that it waits for itself.
     """
     global _running
-    with _initializing:
+    with _one_at_a_time():
         manifest: Path | None = Path(os.path.abspath(find_manifest(path)))  # noqa: PTH100 - keeps links
         named = path or os.environ.get(MANIFEST_VARIABLE)
         if manifest is not None and not named and not manifest.exists():
@@ -120,6 +132,67 @@ def initialize_storage(path: str | os.PathLike[str] | None = None) -> Runtime:
             _logger.info("no %s: tapes go to ./tapes, by the built-in default", MANIFEST_NAME)
         _running = runtime
         return runtime
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    global _starting
+    mine = _Start()
+    while True:
+        with _lock:
+            other = _starting
+            if other is None:
+                _starting = mine
+                break
+        if other.thread is mine.thread:
+            raise RuntimeError("initialize_storage() waits for what it was called in")
+        other.ended.wait()
+    try:
+        yield
+    finally:
+        with _lock:
+            if _starting is mine:  # else this is a forked child
+                _starting = None
+        mine.ended.set()
+
+
+def load_plugin_providers(
+    directory: str | os.PathLike[str],
+    registry: StorageProviderRegistry = STORAGE_REGISTRY,
+    *,
+    probe: bool = True,
+    strict: bool = False,
+) -> tuple[str, ...]:
+    """Load every plugin in `directory`, and register a provider for each of their types, with its default
+    config, where its name is free. Returns the names of those.
+
+    What is loaded has to be trusted by ownership: nobody but root and this user could have written it.
+    Unless `probe` is false, each is tried in another process first. One that is refused takes no other down,
+    and is logged; with `strict`, nothing is registered then. A manifest that declares a provider of one of
+    these names takes its place.
+
+    Raises:
+        PluginError: the directory itself cannot be used; with `strict`, also for the first plugin that is
+            refused. Says by which rule, and what mends it.
+        InitHookError: a hook refused a provider.
+    """
+    from .plugins.loading import PluginLoader
+    from .plugins.records import SourceDeclaration
+    from .plugins.section import Wanted
+
+    path = Path(os.path.abspath(directory))  # noqa: PTH100 - not `resolve()`: links are refused
+    wanted = Wanted(sources=(SourceDeclaration(path, True),), probes=probe)
+    loaded = PluginLoader().load(wanted, Catalog())
+    for refusal in loaded.refusals:
+        if strict or refusal.error.plugin == str(path):
+            raise refusal.error
+        _logger.warning("%s", refusal.error)
+    registered = []
+    for name, factory in loaded.types.items():
+        if name not in registry:
+            registry.register(factory, replaceable=True)
+            registered.append(name)
+    return tuple(registered)
 
 
 def _take_builtins_back(before: Snapshot) -> None:

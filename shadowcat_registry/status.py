@@ -13,7 +13,7 @@ from typing import Any, Literal
 from .errors import Finding
 from .events import WIRE_VERSION, EventName
 from .last_good import Keeping
-from .metadata import Holder, ProviderInfo, RevisionInfo, format_time
+from .metadata import Holder, PluginInfo, ProviderInfo, RevisionInfo, format_time
 from .watch import WatchStatus
 
 RuntimeState = Literal["ok", "rejected", "degraded", "stopped"]
@@ -181,6 +181,8 @@ class Status:
     """When what was refused is tried again without being asked; None: when the file changes."""
     reloads: Mapping[Result, int] = field(default_factory=dict)
     """How many there were, by what came of them; a look that only put off its verdict is none."""
+    plugins: tuple[PluginInfo, ...] = ()
+    """Those of the manifest that runs, and those that it no longer asks for while their code is in use."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -205,5 +207,6 @@ class Status:
                 for name, revisions in (self.revisions or {}).items()
             },
             "reloads": dict(self.reloads),
+            "plugins": [plugin.as_json() for plugin in self.plugins],
             "retry_in_seconds": None if self.retry_in_seconds is None else round(self.retry_in_seconds, 3),
         }

@@ -62,10 +62,17 @@ def _fields(
     if isinstance(free := schema.get("additionalProperties"), dict):
         children.append(("<name>", free, False))
     for name, child, is_required in children:
-        part = root["$defs"][child["$ref"].removeprefix("#/$defs/")] if "$ref" in child else child
+        part = _followed(child, root)
         path = f"{prefix}{name}"
         yield path, part, is_required
         yield from _fields(part, root, f"{path}.")
+        if (items := _followed(part.get("items", {}), root)).get("type") == "object":
+            yield from _fields(items, root, f"{path}[].")
+
+
+def _followed(part: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = root["$defs"][part["$ref"].removeprefix("#/$defs/")] if "$ref" in part else part
+    return found
 
 
 def _value(part: dict[str, Any]) -> str:
@@ -74,7 +81,9 @@ def _value(part: dict[str, Any]) -> str:
     if "enum" in part:
         return " or ".join(map(_code, part["enum"]))
     if part["type"] == "array":
-        return f"list of {_value(part['items'])}s"
+        return f"list of {_value(part['items'])}s" if "type" in part["items"] else "list of mappings"
+    if isinstance(part["type"], list):
+        return " or ".join(_KINDS.get(kind, kind) for kind in part["type"])
     bounds = [f"{sign} {part[keyword]:,}" for keyword, sign in _BOUNDS.items() if keyword in part]
     return " ".join([_KINDS.get(part["type"], part["type"]), *bounds])
 

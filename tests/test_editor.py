@@ -207,7 +207,7 @@ class TestSchema:
 
     def test_every_type_is_offered_and_explained(self) -> None:
         schema = editor_schema(catalog())
-        choice = schema["$defs"]["provider"]["properties"]["type"]
+        choice = schema["$defs"]["provider"]["properties"]["type"]["anyOf"][0]
         assert choice["enum"] == ["filesystem", "free", "memory", "sqlite", "vault"]
         assert len(choice["markdownEnumDescriptions"]) == 5
         assert "does as it is told" in choice["markdownEnumDescriptions"][1]

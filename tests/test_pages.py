@@ -47,6 +47,14 @@ WITHOUT_EXAMPLE = {
     "SC708": "about a process",
     "SC709": "about a process",
     "SC710": "about a process",
+    "SC801": "about plugins",
+    "SC802": "about plugins",
+    "SC803": "about plugins",
+    "SC804": "about plugins",
+    "SC805": "about plugins",
+    "SC806": "about plugins",
+    "SC807": "about plugins",
+    "SC808": "about plugins",
     "SC901": "about a process",
 }
 WITH_EXAMPLE = sorted(CODES.keys() - WITHOUT_EXAMPLE.keys())

@@ -415,7 +415,15 @@ class TestCheckSchema:
             "include",
             "defaults",
             "reload",
+            "plugins",
             "providers",
+        }
+        assert schema["properties"]["plugins"]["properties"].keys() == {
+            "entry_points",
+            "sources",
+            "probe",
+            "probe_timeout_seconds",
+            "strict",
         }
         assert schema["properties"]["reload"]["properties"].keys() == {
             "on_removal_in_use",
@@ -556,8 +564,9 @@ class TestCheckSchema:
 def declared(schema: dict[str, Any]) -> list[tuple[str, dict[str, Any], bool]]:
     """Every field with what is said of it, and whether it has to be there."""
     found = []
-    without_conditions = {key: part for key, part in schema.items() if key != "allOf"}
-    for _, part in subschemas(without_conditions):
+    for pointer, part in subschemas(schema):
+        if "allOf" in pointer:  # conditions of fields that are declared elsewhere
+            continue
         # `providers` has to be there where nothing is included.
         required = [*part.get("required", ()), *part.get("else", {}).get("required", ())]
         for name, child in part.get("properties", {}).items():

@@ -35,13 +35,16 @@ def command(
 ) -> None:
     """What the running process would do about the manifest as it is now; changes nothing.
 
+    A plugin that it has not imported yet is imported by another process, for the schemas of its types.
+
     Exit code: 0 whether there is something to do or not; 1 the manifest is invalid, or something is blocked.
     """
     if other is not None and pid is not None:
         raise click.UsageError("--against asks no process: leave --pid out")
     if other is not None:
         catalog = Catalog()
-        report = compare(load_manifest(other, catalog), load_manifest(manifest, catalog))
+        old, new = (load_manifest(it, catalog, plugins="probe") for it in (other, manifest))
+        report = compare(old, new)
         answer: dict[str, Any] = report.as_json()
         text = str(report)
     else:
