@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ..backend import StorageStats, TapeQuery
 from ..storage import TapeStorage
 from ..tape import dump_metadata, make_init_line, make_metadata, new_tape_id
-from .places import NO_FAULT_OF_THE_STORAGE, C2S, Place, UnderTest, pages
+from .places import C2S, NO_FAULT_OF_THE_STORAGE, Place, UnderTest, pages
 
 
 class ListingConformance(UnderTest):

@@ -26,7 +26,7 @@ from ..tape import dump_metadata, make_init_line, make_metadata, new_tape_id
 from ..tapes.exporting import export_tape
 from ..tapes.importing import import_tape
 from ..tapes.verifying import verify_tape
-from .places import NO_FAULT_OF_THE_STORAGE, C2S, S2C, UnderTest, messages_in
+from .places import C2S, NO_FAULT_OF_THE_STORAGE, S2C, UnderTest, messages_in
 
 
 class RecordingConformance(UnderTest):
