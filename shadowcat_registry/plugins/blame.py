@@ -7,7 +7,7 @@ the plugin's may hold what it read from its environment. The whole exception is 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from opcode import opmap
 from traceback import walk_tb
 from typing import Final
@@ -28,19 +28,21 @@ _TELLING: Final = (
     RecursionError,
 )
 
+Shown = Callable[[str], str | None]
+"""A file name, as code objects have it → as it is shown to people; None: it is none of the plugin's."""
 Blame = Callable[[BaseException], str]
 """An exception → `glacier.py:12: ValueError`."""
 
 
-def line_of(error: BaseException, places: Mapping[str, str]) -> str:
-    """`places` are the plugin's file names, as its code objects have them → as they are shown."""
+def line_of(error: BaseException, shown: Shown) -> str:
+    """The innermost line of the plugin's, and what happened there."""
     place = ""
     for frame, line in walk_tb(error.__traceback__):
-        if (shown := places.get(frame.f_code.co_filename)) is not None:
-            place = f"{shown}:{line}: "  # the innermost is the last
+        if (file := shown(frame.f_code.co_filename)) is not None:
+            place = f"{file}:{line}: "  # the innermost is the last
     text = ""
-    if isinstance(error, SyntaxError) and (shown := places.get(error.filename or "")) is not None:
-        place = f"{shown}:{error.lineno}: "
+    if isinstance(error, SyntaxError) and (file := shown(error.filename or "")) is not None:
+        place = f"{file}:{error.lineno}: "
     if type(error) in _TELLING:
         text = error.msg if isinstance(error, SyntaxError) else str(error)
         text = f": {text}" if text else ""

@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from .blame import Shown
+
 _GRACE_SECONDS: Final = 0.5
 """What a thread that is ending has for that."""
 _MAX_NAMED: Final = 5
@@ -42,18 +44,18 @@ class Surroundings:
         )
 
 
-def left_running(builtins_of_plugin: Mapping[str, Any], places: Mapping[str, str]) -> str | None:
+def left_running(builtins_of_plugin: Mapping[str, Any], shown: Shown) -> str | None:
     """Which thread the import of a plugin has left behind, by the code that it runs: its line."""
     deadline = time.monotonic() + _GRACE_SECONDS
     for thread in threading.enumerate():
-        if thread is not threading.current_thread() and thread.ident in _running(builtins_of_plugin, places):
+        if thread is not threading.current_thread() and thread.ident in _running(builtins_of_plugin, shown):
             thread.join(max(0.0, deadline - time.monotonic()))
-    for place in _running(builtins_of_plugin, places).values():
+    for place in _running(builtins_of_plugin, shown).values():
         return f"its import left a thread running, at {place}"
     return None
 
 
-def _running(builtins_of_plugin: Mapping[str, Any], places: Mapping[str, str]) -> dict[int, str]:
+def _running(builtins_of_plugin: Mapping[str, Any], shown: Shown) -> dict[int, str]:
     """Thread → the line of the plugin that it is in, by its youngest frame of the plugin's."""
     found: dict[int, str] = {}
     for ident, youngest in sys._current_frames().items():  # noqa: SLF001 - documented, if for debugging
@@ -62,8 +64,7 @@ def _running(builtins_of_plugin: Mapping[str, Any], places: Mapping[str, str]) -
         frame = youngest
         while frame is not None:
             if frame.f_builtins is builtins_of_plugin:
-                place = places.get(frame.f_code.co_filename, "?")
-                found[ident] = f"{place}:{frame.f_lineno}"
+                found[ident] = f"{shown(frame.f_code.co_filename) or '?'}:{frame.f_lineno}"
                 break
             frame = frame.f_back  # type: ignore[assignment] # typeshed gives the frames of a dict no None
     return found

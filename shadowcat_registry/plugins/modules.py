@@ -79,16 +79,16 @@ def load(
     surroundings = Surroundings()
     try:
         factories, reports = _run(source, generation, with_schemas)
+        fault = surroundings.mend_builtins() or left_running(generation.builtins, generation.places.get)
+        if fault is not None:
+            raise PluginError(
+                source.name, "import", fault, "let the import have no effects; work in `create`"
+            )
+        shape.check_same(source.name, probed, reports)
     except BaseException:
         generation.forget()
         surroundings.mend_builtins()
         raise
-    fault = surroundings.mend_builtins() or left_running(generation.builtins, generation.places)
-    if fault is None and probed is not None:
-        fault = _contradiction(probed, reports)
-    if fault is not None:
-        generation.forget()
-        raise PluginError(source.name, "import", fault, "let the import have no effects; work in `create`")
     generation.is_loaded = True
     return LoadedPlugin(source.name, source.sha256, factories, reports, generation)
 
@@ -137,14 +137,6 @@ def _advice(plugin: str, error: BaseException) -> str | None:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == plugin:
         return "import the plugin's own modules relatively: from . import …"
     return None
-
-
-def _contradiction(probed: Sequence[TypeReport], reports: Sequence[TypeReport]) -> str | None:
-    told = [(it.name, it.version, it.capabilities) for it in probed]
-    tells = [(it.name, it.version, it.capabilities) for it in reports]
-    if told == tells:
-        return None
-    return "what it says of itself here (names, versions, capabilities) is not what it said to its probe"
 
 
 class _Source:
@@ -218,7 +210,7 @@ class _Generation:
         weakref.finalize(self, _drop_lines, tuple(self.places)).atexit = False
 
     def blame(self, error: BaseException) -> str:
-        return line_of(error, self.places).replace(self.root, self.name)
+        return line_of(error, self.places.get).replace(self.root, self.name)
 
     def forget(self) -> None:
         self._is_current = False

@@ -23,6 +23,8 @@ from typing import Any, Final, get_args
 from ..errors import PluginError, PluginRule
 from ..metadata import ProviderCapability
 from . import shape
+from .blame import Shown
+from .entry_points import Installed
 from .modules import places_of
 from .records import TypeReport, VerifiedSource
 
@@ -83,18 +85,24 @@ def probe(source: VerifiedSource, *, timeout_seconds: float = 10.0) -> tuple[Typ
             "trust": source.trust,
         },
     }
-    return ask(source.name, order, places_of(source), timeout_seconds)
+    return ask(source.name, order, places_of(source).get, timeout_seconds)
+
+
+def probe_installed(installed: Installed, *, timeout_seconds: float = 10.0) -> tuple[TypeReport, ...]:
+    """The same for a distribution: what its entry points lead to."""
+    order = {"plugin": installed.name, "requirement": installed.requirement}
+    return ask(installed.name, order, installed.shown, timeout_seconds)
 
 
 def ask(
-    plugin: str, order: Mapping[str, Any], places: Mapping[str, str], timeout_seconds: float
+    plugin: str, order: Mapping[str, Any], shown: Shown, timeout_seconds: float
 ) -> tuple[TypeReport, ...]:
-    """Have an order carried out by `probe_child`; as `probe`. `places` are those of `blame.line_of`."""
+    """Have an order carried out by `probe_child`; as `probe`. `shown` is that of `blame.line_of`."""
     order = {**order, "path": _search_path(), "timeout_seconds": timeout_seconds}
     output, status = _run(plugin, json.dumps(order).encode() + b"\n", timeout_seconds)
     answer = _answer_in(output)
     if answer is None:
-        raise _failure(plugin, output.decode(errors="replace"), status, places, timeout_seconds)
+        raise _failure(plugin, output.decode(errors="replace"), status, shown, timeout_seconds)
     if "error" in answer:
         raise _error(plugin, answer["error"])
     reports = _reports(plugin, answer.get("reports"))
@@ -186,11 +194,10 @@ def _answer_in(output: bytes) -> dict[str, Any] | None:
     return None
 
 
-def _failure(
-    plugin: str, text: str, status: int | None, places: Mapping[str, str], timeout_seconds: float
-) -> PluginError:
+def _failure(plugin: str, text: str, status: int | None, shown: Shown, timeout_seconds: float) -> PluginError:
     """`text` is what `faulthandler` has written at the end of the process, if it has."""
-    place = next((f", at {places[file]}:{line}" for file, line in _frame.findall(text) if file in places), "")
+    lines = ((shown(file), line) for file, line in _frame.findall(text))
+    place = next((f", at {file}:{line}" for file, line in lines if file is not None), "")
     if status is None or "\nTimeout (" in text:
         reason = f"its import had not ended after {timeout_seconds:g} s{place}"
     elif status < 0 or "Fatal Python error" in text:

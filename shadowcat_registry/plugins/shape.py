@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from packaging.version import InvalidVersion, Version
@@ -90,7 +90,7 @@ def check(plugin: str, exported: object, blame: Blame, *, with_schemas: bool = T
     """
     reports: list[TypeReport] = []
     factories: list[PluginFactory] = []
-    for number, item in enumerate(_items(plugin, exported)):
+    for number, item in enumerate(items(plugin, exported)):
         factory = _factory_of(plugin, f"PROVIDERS[{number}]", item, blame)
         report = _Reading(plugin, f"PROVIDERS[{number}]", factory, blame).report()
         if report.name in BUILTIN_TYPES:
@@ -113,7 +113,18 @@ def check_schemas(plugin: str, reports: Iterable[TypeReport]) -> None:
             raise PluginError(plugin, "schema", f"the schema of `{report.name}`: {_joined(faults)}")
 
 
-def _items(plugin: str, exported: object) -> tuple[object, ...]:
+def check_same(plugin: str, probed: Sequence[TypeReport] | None, reports: Sequence[TypeReport]) -> None:
+    """Raises: PluginError, rule `version`: a plugin says something else of itself than it said to its probe.
+    Without one, nothing is compared."""
+    told, tells = ([(it.name, it.version, it.capabilities) for it in of] for of in (probed or (), reports))
+    if probed is not None and told != tells:
+        reason = "its names, versions or capabilities here are not those that it told its probe"
+        remedy = "let them not depend on the environment, of which a probe has nothing"
+        raise PluginError(plugin, "version", reason, remedy)
+
+
+def items(plugin: str, exported: object) -> tuple[object, ...]:
+    """What is in a `PROVIDERS`. Raises: PluginError, rule `shape`."""
     example = "write PROVIDERS = (MyFactory,)"
     if exported is MISSING:
         raise PluginError(plugin, "shape", "it exports no PROVIDERS", example)

@@ -124,7 +124,7 @@ class TestImport:
         reports = modules.load(source).reports
         modules.load(source, probed=reports)
         other = modules.load(made.file(made.factory("version = '2.0'"))).reports
-        with pytest.raises(PluginError, match="is not what it said to its probe"):
+        with pytest.raises(PluginError, match="are not those that it told its probe"):
             modules.load(source, probed=other)
 
     def test_its_name_may_be_that_of_any_module(self) -> None:
