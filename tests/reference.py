@@ -82,9 +82,11 @@ def _value(part: dict[str, Any]) -> str:
         return " or ".join(map(_code, part["enum"]))
     if part["type"] == "array":
         return f"list of {_value(part['items'])}s" if "type" in part["items"] else "list of mappings"
-    kinds: list[str] = part["type"] if isinstance(part["type"], list) else [part["type"]]
+    if isinstance(part["type"], list):
+        kinds: list[str] = part["type"]
+        return " or ".join(_KINDS.get(kind, kind) for kind in kinds)
     bounds = [f"{sign} {part[keyword]:,}" for keyword, sign in _BOUNDS.items() if keyword in part]
-    return " ".join([" or ".join(_KINDS.get(kind, kind) for kind in kinds), *bounds])
+    return " ".join([_KINDS.get(part["type"], part["type"]), *bounds])
 
 
 def _code(value: object) -> str:
