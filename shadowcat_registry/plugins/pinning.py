@@ -80,29 +80,27 @@ def _edits(
 ) -> Iterator[_Edit]:
     at = (*pointer, "sha256")
     old = entry.get("sha256")
-    if isinstance(digests, str):
-        if old is None:
-            yield _added(document, pointer, _last_key(entry), ("sha256", _scalar(digests)))
-        elif old != digests:
-            yield (*document.span(at), _scalar(digests))
-    elif not isinstance(old, dict):
+    if old == digests:
+        return
+    if "sha256" not in entry:
         yield _added(document, pointer, _last_key(entry), ("sha256", digests))
-    elif _is_flow(document, at) or not digests:
-        start, end = document.span(at)
-        yield start, end, _flow(digests)
-    else:
+    elif isinstance(old, dict) and isinstance(digests, Mapping) and digests and not _is_flow(document, at):
         for name, digest in digests.items():
             if name not in old:
-                yield _added(document, at, next(reversed(old)), (name, _scalar(digest)))
+                yield _added(document, at, next(reversed(old)), (name, digest))
             elif old[name] != digest:
                 yield (*document.span((*at, name)), _scalar(digest))
         for name in old.keys() - digests.keys():
             yield _line_of(document, (*at, name))
+    else:
+        start, end = document.span(at)
+        new = _scalar(digests) if isinstance(digests, str) else _flow(digests)
+        yield start, end, new if start < end else f" {new}"
 
 
 def _last_key(entry: Mapping[str, Any]) -> str:
-    """Behind which a new key goes: the one that says what the entry is about."""
-    return "path" if "path" in entry else "directory"
+    """Behind which a new key goes: what says which plugins, and why they are trusted."""
+    return next(key for key in ("trust", "path", "directory") if key in entry)
 
 
 def _added(document: Document, mapping: Pointer, behind: str, item: tuple[str, Digests]) -> _Edit:
@@ -110,7 +108,7 @@ def _added(document: Document, mapping: Pointer, behind: str, item: tuple[str, D
     text, (name, value) = document.text, item
     _, end = document.span((*mapping, behind))
     if _is_flow(document, mapping):
-        shown = value if isinstance(value, str) else _flow(value)
+        shown = _scalar(value) if isinstance(value, str) else _flow(value)
         return end, end, f", {_key(name)}: {shown}"
     key = document.key_mark((*mapping, behind))
     indent = " " * (key.column - 1)
@@ -118,7 +116,7 @@ def _added(document: Document, mapping: Pointer, behind: str, item: tuple[str, D
     end = line.end() if line is not None else end
     newline = _newline(text)
     if isinstance(value, str):
-        lines = [f"{indent}{_key(name)}: {value}"]
+        lines = [f"{indent}{_key(name)}: {_scalar(value)}"]
     else:
         lines = [f"{indent}{_key(name)}:" if value else f"{indent}{_key(name)}: {{}}"]
         lines += [f"{indent}{_STEP}{_key(it)}: {_scalar(digest)}" for it, digest in value.items()]

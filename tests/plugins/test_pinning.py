@@ -45,6 +45,13 @@ class TestOnePlugin:
         text = f'plugins: {{sources: [{{path: glacier.py, sha256: "{A}"}}]}}'
         assert pinned(text, A) == text
 
+    @pytest.mark.parametrize("placeholder", ["", " # to do", " TODO", " ~", " []"])
+    def test_with_something_else_in_its_place_gets_it_there(self, placeholder: str) -> None:
+        text = f"plugins:\n  sources:\n    - path: a.py\n      sha256:{placeholder}\n    - path: b.py\n"
+        new = pinned(text, A)
+        assert values(new)["plugins"]["sources"] == [{"path": "a.py", "sha256": A}, {"path": "b.py"}]
+        assert ("# to do" in new) == ("# to do" in placeholder)
+
     def test_in_braces_gets_it_there(self) -> None:
         text = "plugins:\n  sources: [{path: a.py}, {path: b.py }]  # two\n"
         assert pinned(text, A, SECOND) == text.replace("b.py }", f"b.py, sha256: {A} }}")
@@ -77,7 +84,7 @@ class TestADirectory:
     def test_that_was_trusted_for_its_owner_is_pinned_now(self) -> None:
         text = self.TEXT.replace("plugins\nv", "plugins\n      trust: ownership  # so far\nv")
         new = pinned(text, {"glacier.py": A})
-        assert "trust: pinned  # so far\n" in new
+        assert f"trust: pinned  # so far\n      sha256:\n        glacier.py: {A}\n" in new
         assert values(new)["plugins"]["sources"][0]["sha256"] == {"glacier.py": A}
 
     def test_that_has_some_gets_what_differs_only(self) -> None:
@@ -96,6 +103,13 @@ class TestADirectory:
         assert pinned(text, {"b.py": B}) == text.replace(f"{{a.py: {A}}}", f"{{b.py: {B}}}")
         text = "plugins: {sources: [{directory: /opt}]}\n"
         assert pinned(text, {"b.py": B}) == text.replace("/opt", f"/opt, sha256: {{b.py: {B}}}")
+
+    @pytest.mark.parametrize("placeholder", ["", " # to do", " TODO", " ~", " []", " {}"])
+    def test_with_something_else_in_their_place_gets_them_there(self, placeholder: str) -> None:
+        text = self.TEXT.replace("plugins\nv", f"plugins\n      sha256:{placeholder}\nv")
+        new = pinned(text, {"a.py": A, "arctic": B})
+        assert values(new)["plugins"]["sources"][0]["sha256"] == {"a.py": A, "arctic": B}
+        assert ("# to do" in new) == ("# to do" in placeholder)
 
     def test_without_plugins_has_none(self) -> None:
         assert values(pinned(self.TEXT, {}))["plugins"]["sources"][0]["sha256"] == {}
