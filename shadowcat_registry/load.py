@@ -50,14 +50,21 @@ def load_manifest(
 
 
 def parse_manifest(
-    data: bytes, path: Path, catalog: Catalog, environ: Mapping[str, str] | None = None
+    data: bytes,
+    path: Path,
+    catalog: Catalog,
+    environ: Mapping[str, str] | None = None,
+    *,
+    unresolved: bool = False,
 ) -> Manifest:
-    """Check `data` as the manifest at `path`, which is not read; what it includes is.
+    """Check `data` as the manifest at `path`, which is not read; what it includes is. `unresolved` as for
+    `load_manifest`.
 
     Raises:
         ManifestError: it is invalid, with all findings.
     """
-    assembled = ManifestLoader(path, catalog, environ=environ)._assemble(data)  # noqa: SLF001 - its other door
+    loader = ManifestLoader(path, catalog, environ=environ, unresolved=unresolved)
+    assembled = loader._assemble(data)  # noqa: SLF001 - its other door
     del data, environ  # as above
     return _manifest_of(assembled)
 

@@ -22,7 +22,9 @@ ProviderStateName = Literal["active", "pending", "retiring"]
 PluginUse = Literal["import", "probe", "verify", "ignore"]
 """How far to go with plugins: to have their code here; to be told by another process which types they have;
 to look whose bytes they are; not to look at all."""
-PluginStateName = Literal["pinned", "owned", "installed", "refused", "shadowed", "restart needed", "retiring"]
+PluginStateName = Literal[
+    "built-in", "pinned", "owned", "installed", "refused", "shadowed", "restart needed", "retiring"
+]
 
 NAME_PATTERN: Final = r"[a-z][a-z0-9_-]{0,62}"
 _name = re.compile(NAME_PATTERN)

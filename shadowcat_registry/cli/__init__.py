@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "doctor": "How changes of the manifest are noticed where it lies.",
     "demo": "The promise on one screen: record, edit the manifest underneath, lose nothing.",
     "init": "Write a commented manifest to start with.",
+    "plugins": "Look at plugins, check them, and pin them to their digests.",
     "providers": "What the manifest declares, and how it stands.",
     "run": "Load the manifest, follow it, and print what happens.",
     "schema": "The JSON Schema of the manifest, or of the config of a type.",

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from ..catalog import Catalog
 from ..events import WIRE_VERSION
-from .options import json_option, logging_options
+from .options import json_option, manifest_options
 from .output import say_json, say_table
 
 
 @click.command()
+@manifest_options()
 @json_option
-@logging_options
-def command(as_json: bool) -> None:
-    """The provider types that a manifest may use.
+def command(manifest: Path, as_json: bool) -> None:
+    """The provider types that a manifest may use: those that are built in and, where there is a manifest, or
+    $SHADOWCAT_PLUGIN_DIR, those of its plugins. Each plugin is asked in a process of its own.
 
     What the config of one may hold is said by `schema TYPE`.
     """
-    catalog = Catalog()
+    from .plugins.asked import known_types
+
+    catalog = known_types(manifest)
     factories = [catalog.factory(name) for name in catalog.names()]
     if as_json:
         types = [

@@ -68,6 +68,29 @@ def verify_all(declarations: Iterable[SourceDeclaration]) -> tuple[Verification,
     return tuple(found)
 
 
+def digests(declaration: SourceDeclaration) -> tuple[Mapping[str, str], tuple[PluginError, ...]]:
+    """What would have to be pinned for the plugins that are there now to run: the name of each entry → its
+    digest, whoever could have written it; and what cannot be a plugin, pinned or not."""
+    path = declaration.path
+    found: dict[str, str] = {}
+    refused: list[PluginError] = []
+    try:
+        with open_any(path if declaration.is_directory else path.parent) as directory:
+            entries = [path.name]
+            if declaration.is_directory:
+                entries = [name for name in directory.names() if _is_plugin(directory, name)]
+            for entry in entries:
+                name = _name_of(entry)
+                try:
+                    _check_name(directory.path / entry, name, is_entry=declaration.is_directory)
+                    found[entry] = _digest(entry, _read(directory, entry))
+                except PluginError as error:
+                    refused.append(refusals.about(error, name))
+    except PluginError as error:
+        refused.append(refusals.about(error, str(path)))
+    return found, tuple(refused)
+
+
 class _Looking:
     """At one declaration."""
 
@@ -142,8 +165,7 @@ class _Looking:
     def _add(self, directory: Directory, entry: str) -> None:
         """Raises: PluginError: about this one."""
         path, name, pin = directory.path / entry, _name_of(entry), self.declaration.pins.get(entry)
-        if (fault := names.fault(name)) is not None:
-            raise refusals.bad_name(path, name, fault, is_entry=self.declaration.is_directory)
+        _check_name(path, name, is_entry=self.declaration.is_directory)
         if pin is not None:
             files = until_vouched(path, pin, lambda: _read(directory, entry), lambda it: _digest(entry, it))
         elif self._is_pinned:
@@ -174,6 +196,11 @@ class _Looking:
 
     def _refuse(self, entry: str, error: PluginError) -> None:
         self.refusals.append(refusals.about(error, _name_of(entry)))
+
+
+def _check_name(path: Path, name: str, *, is_entry: bool) -> None:
+    if (fault := names.fault(name)) is not None:
+        raise refusals.bad_name(path, name, fault, is_entry=is_entry)
 
 
 def _read(directory: Directory, entry: str) -> dict[str, bytes]:
