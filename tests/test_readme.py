@@ -23,6 +23,7 @@ TEXT = README.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 MANIFESTS = [block for language, block in BLOCKS if language == "yaml"]
 PROGRAMS = [block for language, block in BLOCKS if language == "python"]
+PLUGIN = next(program for program in PROGRAMS if "@provider" in program)
 
 
 def surroundings() -> dict[str, str]:
@@ -32,6 +33,14 @@ def surroundings() -> dict[str, str]:
         "PATH": scripts + os.pathsep + variables.get("PATH", ""),
         "TAPES": str(ROOT / "tests" / "data"),
     }
+
+
+def put_plugin(directory: Path) -> Path:
+    path = directory / "plugins" / "glacier.py"
+    path.parent.mkdir(0o755)
+    path.write_text(PLUGIN)
+    path.chmod(0o644)  # whatever the umask is
+    return path
 
 
 class TestExamples:
@@ -57,6 +66,9 @@ class TestExamples:
         (tmp_path / "registry.yaml").write_text(MANIFESTS[0])
         (tmp_path / "broken.yaml").write_text(MANIFESTS[1])
         (tmp_path / "health.yaml").write_text(next(text for text in MANIFESTS if "health:" in text))
+        (tmp_path / "glacier.yaml").write_text(next(text for text in MANIFESTS if "plugins:" in text))
+        (tmp_path / "glacier.yaml").chmod(0o644)
+        put_plugin(tmp_path)
         try:
             self.follow_the_tutorial(tmp_path)
         finally:
@@ -84,6 +96,7 @@ class TestExamples:
     def test_every_manifest_is_valid_but_the_broken_one(self, tmp_path: Path) -> None:
         import shadowcat_registry as sr
 
+        put_plugin(tmp_path)
         for number, text in enumerate(MANIFESTS):
             path = tmp_path / f"{number}.yaml"
             path.write_text(text)
