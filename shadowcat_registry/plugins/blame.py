@@ -45,7 +45,11 @@ def line_of(error: BaseException, shown: Shown) -> str:
         place = f"{file}:{error.lineno}: "
     if type(error) in _TELLING:
         text = error.msg if isinstance(error, SyntaxError) else str(error)
-        text = f": {text}" if text else ""
+    elif isinstance(error, OSError) and error.strerror:
+        file = f": {error.filename}" if error.filename is not None else ""
+        text = f"{error.strerror}{file}"
+    if text:
+        text = f": {text}"
         if len(text) > _MAX_CHARACTERS:
             text = text[:_MAX_CHARACTERS] + "…"
     return f"{place}{type(error).__name__}{text}"

@@ -18,6 +18,10 @@ its process. They take some seconds. `TapeStorageEndurance`, with the same two m
 kills in a loop (`kills`, 10), a hundred thousand frames, a frame of 22 MB. Give that class what marks you
 like; none is needed, and no plugin of pytest.
 
+A plugin that is a file or a package is nothing that an import statement finds: `factory =
+PluginUnderTest(Path("plugins/glacier.py"), "glacier")`. Without any file of tests, `check_plugin(path)` runs
+the suite over all types of one, as `shadowcat-registry plugins test` does.
+
 `FaultyFactory` and `faulty_system` let a storage fail in a test of your own.
 
 Needs the extra `[testing]`: pytest and hypothesis. Nothing in the package imports this, and importing it
@@ -33,12 +37,14 @@ if TYPE_CHECKING:
     from .endurance import TapeStorageEndurance
     from .faults import Faults, FaultyFactory, SystemFaults, faulty_system
     from .places import Place
+    from .plugins import PluginTestReport, PluginUnderTest, check_plugin
 
 _HOMES = {
     "conformance": "TapeStorageConformance",
     "endurance": "TapeStorageEndurance",
     "faults": "Faults FaultyFactory SystemFaults faulty_system",
     "places": "Place",
+    "plugins": "PluginTestReport PluginUnderTest check_plugin",
 }
 _home_of = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -60,9 +66,12 @@ __all__ = [
     "Faults",
     "FaultyFactory",
     "Place",
+    "PluginTestReport",
+    "PluginUnderTest",
     "SystemFaults",
     "TapeStorageConformance",
     "TapeStorageEndurance",
+    "check_plugin",
     "faulty_system",
 ]
 

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from ..backend import StorageProviderFactory
 from ..errors import StorageError
+from ..plugins.decorator import declared_factory
 from ..registry import StorageProviderRegistry
 
 
@@ -29,8 +30,18 @@ def message_of(number: int) -> bytes:
     )
 
 
+def factory_of(make_factory: Callable[[], StorageProviderFactory]) -> StorageProviderFactory:
+    """What a suite has as its `factory` makes one; a class below `@provider` is as good."""
+    declared = declared_factory(make_factory) if isinstance(make_factory, type) else None
+    return declared if declared is not None else make_factory()
+
+
 def name_of(make_factory: Callable[..., object]) -> str | None:
-    """`module:name`, if another process can import it by that; else None."""
+    """By what another process finds it: `module:name` if it can be imported, a plugin's type by its place;
+    else None."""
+    reference = getattr(make_factory, "reference", None)
+    if isinstance(reference, str):
+        return reference
     module, name = getattr(make_factory, "__module__", ""), getattr(make_factory, "__qualname__", "")
     try:
         found: object = import_module(module)
@@ -71,13 +82,22 @@ def _say(word: str) -> None:
     os.write(1, f"{word}\n".encode())  # at once, and not lost with the process
 
 
+def _found(name: str) -> Any:
+    """What `name_of` gave a name to."""
+    module, _, rest = name.partition(":")
+    if module == "plugin":
+        from .plugins import PluginUnderTest
+
+        return PluginUnderTest.of_reference(name)
+    found: Any = import_module(module)
+    for part in rest.split("."):
+        found = getattr(found, part)
+    return found
+
+
 def main() -> None:
     order = json.loads(sys.stdin.buffer.readline())
-    module, _, name = order["factory"].partition(":")
-    make: Any = import_module(module)
-    for part in name.split("."):
-        make = getattr(make, part)
-    factory: StorageProviderFactory = make()
+    factory = factory_of(_found(order["factory"]))
     if order.get("limit_bytes"):
         import resource
 

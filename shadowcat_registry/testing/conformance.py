@@ -32,8 +32,9 @@ class TapeStorageConformance(
 ):
     """What every storage has to do. Subclass it under a name that begins with `Test`, and give it
 
-    - `factory`: what makes the factory under test, usually its class. Tests with processes of their own are
-      skipped if it cannot be imported by its module and name;
+    - `factory`: what makes the factory under test: its class, a backend class below `@provider`, or a
+      `PluginUnderTest`. Tests with processes of their own are skipped if it is neither that nor can be
+      imported by its module and name;
     - a fixture `config`, where the defaults of the type will not do. Each test gets a place of its own:
       relative paths are relative to `tmp_path`, what is elsewhere has to be fresh for each test;
     - `recordings`, paths of tape files that have to come back byte for byte, if you have some;

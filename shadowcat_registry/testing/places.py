@@ -16,6 +16,7 @@ from ..metadata import Config, ProviderCapability
 from ..registry import StorageProviderRegistry
 from ..storage import TapeStorage
 from ..tape import Direction
+from .child import factory_of
 
 C2S: Final[Direction] = "client_to_server"
 S2C: Final[Direction] = "server_to_client"
@@ -35,7 +36,7 @@ class Place:
         self.config = dict(config)
         self.directory = directory
         self.registry = StorageProviderRegistry(base_directory=directory)
-        self._factory = make_factory()
+        self._factory = factory_of(make_factory)
         self._name = self._factory.name
         self.registry.register(self._factory, config=self.config)
 
@@ -60,14 +61,14 @@ class Place:
     def with_factory(self, wrap: Callable[[StorageProviderFactory], StorageProviderFactory]) -> Place:
         """The same place, opened by a factory around this one; close its `registry`."""
         make = self.make_factory
-        return Place(lambda: wrap(make()), self.config, self.directory)
+        return Place(lambda: wrap(factory_of(make)), self.config, self.directory)
 
 
 class UnderTest:
     """The fixtures of both suites."""
 
     factory: ClassVar[Callable[[], StorageProviderFactory]]
-    """Makes the factory under test: usually its class."""
+    """Makes the factory under test: usually its class, or a backend class below `@provider`."""
 
     @pytest.fixture
     def config(self) -> Mapping[str, Any]:

@@ -50,6 +50,7 @@ class TestImport:
             ("\nraise ValueError('token 1234')", "glacier.py:2: ValueError"),
             ("\nint('token 1234')", "glacier.py:2: ValueError"),
             ("import os\nos.environ['TOKEN_1234']", "<frozen os>"),
+            ("\nopen('/nonexistent/ice')", "FileNotFoundError: No such file or directory: /nonexistent/ice"),
             ("raise SystemExit(0)", "glacier.py:1: SystemExit"),
             ("import sys\nsys.exit('token 1234')", "glacier.py:2: SystemExit"),
             ("raise KeyboardInterrupt", "glacier.py:1: KeyboardInterrupt"),
