@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from .backend import TapeStorageBackend
+from .callers import Caller, caller
 from .configs import complete, config_of
 from .errors import InstanceNotFoundError, ProviderNotFoundError, ProviderRetiringError
 from .exits import close_at_exit
 from .generations import FALLBACK_DEFAULT, Generations
 from .interpolate import redact
-from .leases import Caller, Lease, Opening, caller
+from .leases import Lease, Opening
 from .metadata import Config
 from .snapshot import Provider
 from .staging import find_staged, what_is_staged

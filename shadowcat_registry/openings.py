@@ -19,6 +19,7 @@ from typing import Final, cast
 from . import forks
 from .backend import TapeStorageBackend
 from .bounded import call_each
+from .callers import Caller
 from .closing import (
     DroppedWarning,
     HangingClose,
@@ -36,7 +37,7 @@ from .errors import (
     RegistryError,
     StorageClosedError,
 )
-from .leases import Caller, Lease, Opening, Revision
+from .leases import Lease, Opening, Revision
 from .metadata import Holder, ProviderCapability, RevisionInfo, Unclosed
 from .storage import TapeStorage
 from .use import Guard, Source

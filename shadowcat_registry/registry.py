@@ -21,6 +21,7 @@ from typing import Any
 from . import forks
 from .acquisition import Acquisition
 from .backend import StorageProviderFactory, TapeStorageBackend
+from .callers import caller, find_caller
 from .checks import CHECK_SECONDS, Check, Checks
 from .closing import HangingClose
 from .errors import ProviderExistsError, StalePlanError
@@ -33,7 +34,6 @@ from .generations import (
     SetDefault,
     Terms,
 )
-from .leases import caller, find_caller
 from .metadata import (
     UNKNOWN_HEALTH,
     Config,

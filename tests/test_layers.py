@@ -31,6 +31,7 @@ RANKS: dict[str, float] = {
     "backoff": 0,
     "location": 0,
     "dependencies": 0,
+    "callers": 0,
     # errors, formats, files of the package
     "errors": 1,
     "schema_files": 1,

@@ -9,7 +9,8 @@ from time import monotonic
 
 import pytest
 
-from shadowcat_registry.leases import Caller, Lease, Opening, Revision, caller, find_caller
+from shadowcat_registry.callers import Caller, caller, find_caller
+from shadowcat_registry.leases import Lease, Opening, Revision
 from shadowcat_registry.providers.memory import MemoryBackend
 from shadowcat_registry.use import Source
 

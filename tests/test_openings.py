@@ -16,7 +16,8 @@ from shadowcat_registry.errors import (
     InvalidConfigError,
     StorageClosedError,
 )
-from shadowcat_registry.leases import Lease, Opening, Revision, caller
+from shadowcat_registry.callers import caller
+from shadowcat_registry.leases import Lease, Opening, Revision
 from shadowcat_registry.openings import Openings
 from shadowcat_registry.providers.memory import MemoryBackend
 from shadowcat_registry.storage import TapeStorage
