@@ -41,25 +41,41 @@ _PAGE: Final = 1000
 
 
 class Readers:
-    """Which tapes are being read through handles of this process."""
+    """Which tapes are being read through handles of this process.
+
+    Without a lock: a reader that is dropped ends wherever the collector runs, also in the middle of what is
+    below. Each change is one step, and whoever looks takes a copy, which is one step too.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the counts; nothing is called under it
-        self._counts: dict[str, int] = {}
+        self._tape_ids: dict[object, str] = {}  # by who reads
 
     def __contains__(self, tape_id: object) -> bool:
-        return tape_id in self._counts
+        return tape_id in self._tape_ids.copy().values()
+
+    def tape_ids(self) -> frozenset[str]:
+        """At this moment."""
+        return frozenset(self._tape_ids.copy().values())
+
+    def all(self) -> list[object]:
+        """Who reads at this moment."""
+        return list(self._tape_ids.copy())
+
+    def add(self, who: object, tape_id: str) -> None:
+        self._tape_ids[who] = tape_id
+
+    def remove(self, who: object) -> None:
+        """Idempotent."""
+        self._tape_ids.pop(who, None)
 
     @contextmanager
     def reading(self, tape_id: str) -> Iterator[None]:
-        with self._lock:
-            self._counts[tape_id] = self._counts.get(tape_id, 0) + 1
+        who = object()
         try:
+            self._tape_ids[who] = tape_id
             yield
         finally:
-            with self._lock:
-                if (count := self._counts.pop(tape_id) - 1) > 0:
-                    self._counts[tape_id] = count
+            self._tape_ids.pop(who, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +286,10 @@ class Housekeeper:
         while True:
             with translated:
                 page = self._backend.list(TapeQuery(), cursor, _PAGE)
+            being_read = self._readers.tape_ids()
             for meta in page.items:
                 tape_id = str(meta.get("tape_id"))
-                yield StoredTape.of(meta, in_use=tape_id in self._readers or tape_id in spared)
+                yield StoredTape.of(meta, in_use=tape_id in being_read or tape_id in spared)
             cursor = page.cursor
             if cursor is None:
                 return

@@ -19,6 +19,7 @@ from shadowcat_registry.retention import Retention
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tapes.pruning import prune_tapes
 
+from .fakes import Running
 from .storages import FACTORIES, handle, open_backend
 
 Open = Callable[..., TapeStorage]
@@ -187,6 +188,43 @@ class TestWhileWriting:
             for _ in range(1_000):
                 tape.append("client_to_server", FRAME[1])
         assert len(looks) < 400
+
+
+class TestReaders:
+    def test_one_that_the_collector_drops_while_another_is_counted_holds_nobody_up(self) -> None:
+        readers = Readers()
+
+        def read(tape_id: str) -> Iterator[None]:
+            with readers.reading(tape_id):
+                yield
+
+        dropped = [read("a"), read("a")]
+        assert [next(reader) for reader in dropped] == [None, None]
+
+        class Collecting(str):
+            """At whatever step it is looked at, the collector runs."""
+
+            __slots__ = ()
+
+            def __hash__(self) -> int:
+                dropped.clear()
+                return super().__hash__()
+
+        def count() -> None:
+            with readers.reading(Collecting("b")):
+                assert "b" in readers
+
+        Running(count).result()
+        dropped.clear()
+        assert readers.tape_ids() == frozenset()
+
+    def test_a_tape_counts_until_its_last_reader_has_gone(self) -> None:
+        readers = Readers()
+        with readers.reading("t"):
+            with readers.reading("t"):
+                assert "t" in readers
+            assert "t" in readers
+        assert "t" not in readers
 
 
 class TestFloor:
