@@ -1,5 +1,6 @@
-"""Who acquires something: the line of a program outside of this package, and the thread. Knows nothing that can
-be acquired.
+"""Who acquires something: the line of a program outside of this package, and the thread.
+
+Knows nothing that can be acquired.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from shadowcat_registry.callers import caller
 from shadowcat_registry.errors import (
     ConstructionTimeoutError,
     CreationFailedError,
@@ -16,7 +17,6 @@ from shadowcat_registry.errors import (
     InvalidConfigError,
     StorageClosedError,
 )
-from shadowcat_registry.callers import caller
 from shadowcat_registry.leases import Lease, Opening, Revision
 from shadowcat_registry.openings import Openings
 from shadowcat_registry.providers.memory import MemoryBackend
