@@ -32,6 +32,7 @@ RANKS: dict[str, float] = {
     "location": 0,
     "dependencies": 0,
     "callers": 0,
+    "frame_index": 0,
     # errors, formats, files of the package
     "errors": 1,
     "schema_files": 1,
