@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Appender,
         CreateContext,
         Durability,
+        FrameReader,
         Page,
         Reconfiguration,
         RepairReport,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         DefaultNotSetError,
         DependencyCycleError,
         Finding,
+        FrameNotFoundError,
         InitHookError,
         InstanceExistsError,
         InstanceNotFoundError,
@@ -101,6 +103,7 @@ if TYPE_CHECKING:
     from .plan import FieldChange
     from .plugins.decorator import provider
     from .preview import PlannedAction, PlanReport
+    from .reader import TapeReader
     from .recorder import TapeRecorder
     from .registry import StorageProviderRegistry
     from .retention import Removal, Retention
@@ -125,21 +128,22 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "backend": (
-        "Appender CreateContext Durability Page Reconfiguration RepairReport SearchableBackend SearchHit "
-        "SearchPage StorageProviderFactory StorageStats TapeQuery TapeStorageBackend TransactionalBackend"
+        "Appender CreateContext Durability FrameReader Page Reconfiguration RepairReport SearchableBackend "
+        "SearchHit SearchPage StorageProviderFactory StorageStats TapeQuery TapeStorageBackend "
+        "TransactionalBackend"
     ),
     "catalog": "Catalog",
     "errors": (
         "AlreadyInitializedError ConstructionTimeoutError CreationFailedError DefaultNotSetError "
-        "DependencyCycleError Finding InitHookError InstanceExistsError InstanceNotFoundError "
-        "InvalidConfigError InvalidMessageError InvalidMetadataError InvalidNameError InvalidTapeError "
-        "InvalidTapeIdError ManifestError ManifestNotFoundError MetadataConflictError PluginError "
-        "ProviderExistsError ProviderInUseError ProviderNotFoundError ProviderProtectedError "
-        "ProviderRetiringError "
-        "RecorderOpenError RegistryError RegistryForkedError RunningLoopError RuntimeClosedError "
-        "StalePlanError StorageClosedError StorageDamagedError StorageError StorageFullError "
-        "StorageUnavailableError SyncFailedError TapeBusyError TapeExistsError TapeNotFoundError "
-        "TransactionError UnknownTypeError UnsupportedCapabilityError"
+        "DependencyCycleError Finding FrameNotFoundError InitHookError InstanceExistsError "
+        "InstanceNotFoundError InvalidConfigError InvalidMessageError InvalidMetadataError "
+        "InvalidNameError InvalidTapeError InvalidTapeIdError ManifestError ManifestNotFoundError "
+        "MetadataConflictError PluginError ProviderExistsError ProviderInUseError ProviderNotFoundError "
+        "ProviderProtectedError ProviderRetiringError RecorderOpenError RegistryError "
+        "RegistryForkedError RunningLoopError RuntimeClosedError StalePlanError StorageClosedError "
+        "StorageDamagedError StorageError StorageFullError StorageUnavailableError SyncFailedError "
+        "TapeBusyError TapeExistsError TapeNotFoundError TransactionError UnknownTypeError "
+        "UnsupportedCapabilityError"
     ),
     "events": "Event",
     "guards": "Blocker",
@@ -152,6 +156,7 @@ _HOMES = {
         "Health HealthPolicy Holder PluginInfo ProviderCapability ProviderInfo ProviderMetadata ProviderSpec "
         "RevisionInfo Unclosed"
     ),
+    "reader": "TapeReader",
     "recorder": "TapeRecorder",
     "registry": "StorageProviderRegistry",
     "runtime": "Runtime",
@@ -196,6 +201,8 @@ __all__ = [
     "FieldChange",
     "Finding",
     "Flaw",
+    "FrameNotFoundError",
+    "FrameReader",
     "Health",
     "HealthPolicy",
     "HistoryEntry",
@@ -267,6 +274,7 @@ __all__ = [
     "TapeExistsError",
     "TapeNotFoundError",
     "TapeQuery",
+    "TapeReader",
     "TapeRecorder",
     "TapeStorage",
     "TapeStorageBackend",

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from .backend import Page, SearchPage, StorageStats, TapeQuery
+from .callers import Caller, find_caller
 from .following import Follower
 from .tape import Metadata, check_tape_id
+
+if TYPE_CHECKING:
+    from .reader import TapeReader  # only a word in a signature: nothing is imported from above
 
 _T = TypeVar("_T")
 _Batches = Generator[list[bytes], None, None]
@@ -34,6 +38,7 @@ class _Handle(Protocol):
     @property
     def use(self) -> object: ...
     def _check_open(self) -> None: ...
+    def _reader(self, tape_id: str, who: Caller) -> TapeReader: ...
     def _followed(self, follower: Follower, seq: int) -> _Batches: ...
 
 
@@ -54,7 +59,7 @@ class AwaitedReads:
         """
         check_tape_id(tape_id)
         self._check_open()
-        return _batched(partial(self.read, tape_id, after_seq, limit, raw))
+        return batched(partial(self.read, tape_id, after_seq, limit, raw))
 
     def afollow(self: _Handle, tape_id: str, after_seq: int = -1) -> AsyncGenerator[bytes, None]:
         """`follow`, for `async for`: lines are waited for off the loop. It ends with the tape or the handle;
@@ -66,6 +71,13 @@ class AwaitedReads:
         check_tape_id(tape_id)
         self._check_open()
         return _followed(self, Follower(tape_id, self.use), after_seq)
+
+    async def areader(self: _Handle, tape_id: str) -> TapeReader:
+        """`reader`, awaited; what it gives is used by `aframe`, `aread`, `aclose` and `async with`. If it is
+        cancelled, one that was opened all the same is closed."""
+        from .aio import off_loop
+
+        return await off_loop(partial(self._reader, tape_id, find_caller()), _close_reader)
 
     async def alist(
         self: _Handle, query: TapeQuery | None = None, cursor: str | None = None, limit: int = 100
@@ -107,13 +119,18 @@ class AwaitedReads:
         return await _off_loop(partial(self.search, text, cursor, limit))
 
 
+def _close_reader(reader: TapeReader) -> None:
+    reader.close()
+
+
 async def _off_loop(call: Callable[[], _T]) -> _T:
     from .aio import off_loop
 
     return await off_loop(call)
 
 
-async def _batched(read: Callable[[], Generator[bytes, None, None]]) -> AsyncGenerator[bytes, None]:
+async def batched(read: Callable[[], Generator[bytes, None, None]]) -> AsyncGenerator[bytes, None]:
+    """What `read` gives, fetched off the loop, a batch at a time."""
     from .aio import Lane
 
     lane = Lane()  # one call at a time: a generator is used by one thread only

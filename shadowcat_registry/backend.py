@@ -173,6 +173,22 @@ class Appender(Protocol):
 
 
 @runtime_checkable
+class FrameReader(Protocol):
+    """Read access to one tape, at any place. Thread-safe."""
+
+    def frame(self, seq: int) -> bytes | None:
+        """The line of the first frame with that seq, whatever order the frames stand in; None: there is none
+        at this moment. Raises: TapeNotFoundError: it was deleted."""
+
+    def read(self, after_seq: int) -> Iterator[bytes]:
+        """As `TapeStorageBackend.read`."""
+
+    def close(self) -> None:
+        """Free what it holds. Called once; perhaps while another thread is in a call: that comes to its end,
+        or raises `StorageClosedError`. Not called for a reader that the collector takes with its user."""
+
+
+@runtime_checkable
 class Reconfiguration(Protocol):
     """A new config that a backend is ready to take, and has not taken yet. Exactly one of the two is called,
     once."""
@@ -213,6 +229,9 @@ class TapeStorageBackend(Protocol):
 
     It may have `tail(tape_id) -> Iterator[bytes]`, for `follow`: as `read`, and with a `close()`; once at its
     end, it can be asked again for what has come since. Without it, `read` is asked from the last frame on.
+
+    It may have `reader(tape_id) -> FrameReader`, for `TapeStorage.reader`; it raises `TapeNotFoundError`.
+    Without it, `read` is called for each frame.
 
     It may have `torn(tape_id) -> bytes`, for `read(raw=True)`: what follows the last newline of a tape;
     `backup(destination, replace, progress)` and `damages() -> Iterator[str]`, as `back_up` and `find_damages`

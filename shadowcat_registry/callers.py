@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from types import CodeType, FrameType
 from typing import Final, TypeAlias
 
@@ -52,6 +53,22 @@ def place_of(who: Caller) -> tuple[str, int]:
     """File and line; line 0: the first is all there is to say."""
     code, offset, _ = who
     return (code, 0) if isinstance(code, str) else (code.co_filename, _line_of(code, offset))
+
+
+class UnclosedWarning:
+    """Warns when it dies, as an unclosed file does: where warnings are errors, the interpreter reports this
+    one by `sys.unraisablehook`, and the operation that happened to come by does not fail."""
+
+    def __init__(self, text: str, who: Caller) -> None:
+        """`text` is about what `who` acquired and did not close, and goes on with where that was."""
+        self._text = text
+        self._who = who
+
+    def __del__(self) -> None:
+        file, line = place_of(self._who)
+        at = f"{file}:{line}" if line else file
+        text = f"{self._text} at {at} in thread {self._who[2].name}"
+        warnings.warn_explicit(text, ResourceWarning, file, max(line, 1))
 
 
 def _line_of(code: CodeType, offset: int) -> int:

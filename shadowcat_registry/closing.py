@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import warnings
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from time import monotonic
 from typing import NamedTuple
 
+from .callers import UnclosedWarning
 from .leases import Lease, Opening
 from .metadata import Unclosed
 
@@ -93,18 +93,9 @@ def say_late(opening: Opening, seconds: float) -> Unclosed:
     return unclosed
 
 
-class DroppedWarning:
-    """Warns when it dies, as an unclosed file does: where warnings are errors, the interpreter reports this
-    one by `sys.unraisablehook`, and the operation that happened to come by does not fail."""
-
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
-
-    def __del__(self) -> None:
-        lease = self._lease
-        file, line = lease.place
-        text = (
-            f"a storage of provider {lease.opening.revision.provider!r} was dropped without close(); "
-            f"it was acquired at {lease.acquired_at} in thread {lease.caller[2].name}"
-        )
-        warnings.warn_explicit(text, ResourceWarning, file, max(line, 1))
+def say_dropped(lease: Lease) -> None:
+    """Its handle was never closed."""
+    name = lease.opening.revision.provider
+    UnclosedWarning(
+        f"a storage of provider {name!r} was dropped without close(); it was acquired", lease.caller
+    )

@@ -30,6 +30,7 @@
         ├── InvalidMessageError    (ValueError)    not one line: empty, or holds CR or LF
         ├── InvalidMetadataError   (ValueError)    metadata that is no JSON object, or not this tape's
         ├── TapeNotFoundError      (LookupError)
+        ├── FrameNotFoundError     (LookupError)   the tape has no such frame, now
         ├── TapeExistsError        (ValueError)
         ├── TapeBusyError          (RuntimeError)  somebody is recording on it; says which process
         ├── MetadataConflictError  (RuntimeError)  the etag is not the current one any more
@@ -515,6 +516,15 @@ class _TapeError(StorageError):
 
 class TapeNotFoundError(_TapeError, LookupError):
     _text = "there is no tape {!r} in this storage"
+
+
+class FrameNotFoundError(StorageError, LookupError):
+    def __init__(self, tape_id: str, seq: int) -> None:
+        self.tape_id, self.seq = tape_id, seq
+        super().__init__(tape_id, seq)
+
+    def __str__(self) -> str:
+        return f"there is no frame {self.seq} on tape {self.tape_id!r}"
 
 
 class TapeExistsError(_TapeError, ValueError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Readers:
 
     def __init__(self) -> None:
         self._tape_ids: dict[object, str] = {}  # by who reads
+        self._dropped: deque[object] = deque()
 
     def __contains__(self, tape_id: object) -> bool:
         return tape_id in self._tape_ids.copy().values()
@@ -67,6 +69,18 @@ class Readers:
     def remove(self, who: object) -> None:
         """Idempotent."""
         self._tape_ids.pop(who, None)
+
+    def drop(self, who: object) -> None:
+        """`remove`, of one who should have been closed; for the collector."""
+        self._tape_ids.pop(who, None)
+        self._dropped.append(who)
+
+    def take_dropped(self) -> Iterator[object]:
+        while self._dropped:
+            try:
+                yield self._dropped.popleft()
+            except IndexError:  # another thread was quicker
+                return
 
     @contextmanager
     def reading(self, tape_id: str) -> Iterator[None]:

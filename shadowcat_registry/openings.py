@@ -21,11 +21,11 @@ from .backend import TapeStorageBackend
 from .bounded import call_each
 from .callers import Caller
 from .closing import (
-    DroppedWarning,
     HangingClose,
     close_backend,
     close_dependencies,
     find_hanging,
+    say_dropped,
     say_late,
 )
 from .constructing import as_failure, check_construction, constructing, construction_chain, find_cycle
@@ -402,7 +402,7 @@ class Openings:
             if seconds is not None:
                 say_late(lease.opening, seconds)
             if was_open:  # else its `close()` was interrupted
-                DroppedWarning(lease)
+                say_dropped(lease)
 
     def _end_lease(self, lease: Lease) -> None:
         lease.end()

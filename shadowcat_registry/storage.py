@@ -16,9 +16,11 @@ from typing import Any, Final, Self, TypeVar, cast
 
 from .awaited import AwaitedReads, take
 from .backend import Appender, Durability, Page, RepairReport, SearchPage, StorageStats, TapeQuery
+from .callers import Caller, find_caller
 from .errors import RecorderOpenError, RegistryForkedError, StorageClosedError, UnsupportedCapabilityError
 from .following import Behind, Counted, Follower
 from .metadata import ProviderCapability
+from .reader import TapeReader, close_lines, end_readers, open_reader, tell_dropped
 from .recorder import OnFull, TapeRecorder
 from .retention import Retention
 from .tape import (
@@ -273,6 +275,21 @@ class TapeStorage(AwaitedReads):
             lines = self._with_torn(lines, tape_id)
         return self._lines(tape_id, lines, limit)
 
+    def reader(self, tape_id: str) -> TapeReader:
+        """Opens a tape to read frames of it by their `seq`, in any order: where `read` looks for its place
+        anew, this keeps the tape open and knows the places.
+
+        Raises:
+            InvalidTapeIdError, StorageClosedError, TapeNotFoundError.
+        """
+        return self._reader(tape_id, find_caller())
+
+    def _reader(self, tape_id: str, who: Caller) -> TapeReader:
+        check_tape_id(tape_id)
+        self._check_open()
+        tell_dropped(self.use)
+        return open_reader(self, tape_id, who)
+
     def follow(self, tape_id: str, after_seq: int = -1) -> Generator[bytes, None, None]:
         """As `read`, and then each line as it comes, until the tape has ended and all of it was read, or this
         handle is closed. What is recorded in this process is told of at once; whatever else may write to the
@@ -332,7 +349,7 @@ class TapeStorage(AwaitedReads):
                         yield lines
             finally:
                 with translated:
-                    _close(growing)
+                    close_lines(growing)
         skip = 0  # lines behind the frame `seq`, the highest so far, that have been given out
         while True:
             with closing(self._lines(tape_id, self._call("read", tape_id, seq), None)) as lines:
@@ -345,7 +362,7 @@ class TapeStorage(AwaitedReads):
         try:
             yield from lines
         finally:
-            _close(lines)
+            close_lines(lines)
         if torn := self._call("torn", tape_id):
             yield torn
 
@@ -357,7 +374,7 @@ class TapeStorage(AwaitedReads):
                     self._check_open()
         finally:
             with translated:
-                _close(lines)
+                close_lines(lines)
 
     def list(self, query: TapeQuery | None = None, cursor: str | None = None, limit: int = 100) -> Page:
         """One page of the metadata of the tapes that match, by ascending tape id."""
@@ -470,6 +487,7 @@ class TapeStorage(AwaitedReads):
         try:
             if use.source.followers.all:
                 use.source.followers.ring_for(use)
+            end_readers(use)
         finally:
             if rest is not None:
                 rest()
@@ -498,6 +516,7 @@ class TapeStorage(AwaitedReads):
             if use.state == OPEN:
                 use.state = CLOSED  # together with the check: no recorder begins in between
         use.source.followers.ring_for(use)
+        end_readers(use)
         use.end()
         if error is None and unfinished is not None:
             raise unfinished
@@ -531,12 +550,6 @@ class TapeStorage(AwaitedReads):
 
     def _call(self, operation: str, *arguments: object) -> Any:
         return self.use.call(operation, *arguments)
-
-
-def _close(lines: Iterator[bytes]) -> None:
-    close = getattr(lines, "close", None)
-    if close is not None:
-        close()
 
 
 @contextmanager

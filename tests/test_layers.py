@@ -100,6 +100,7 @@ RANKS: dict[str, float] = {
     "gathering": 2.2,
     "frame_queue": 2.3,
     "recorder": 2.4,
+    "reader": 2.4,
     "storage": 3,
     "providers": 3,
     "providers.filesystem.files": 3.1,
@@ -109,6 +110,7 @@ RANKS: dict[str, float] = {
     "providers.filesystem.tails": 3.2,
     "providers.filesystem.blocks": 3.3,
     "providers.filesystem.tape_file": 3.4,
+    "providers.filesystem.frame_reader": 3.45,
     "providers.filesystem.appender": 3.3,
     "providers.filesystem.sealing": 3.4,
     "providers.filesystem.offsets": 3.3,
@@ -200,6 +202,8 @@ ONLY_WORDS = {
     ("use", "recorder"),
     ("use", "storage"),
     ("recorder", "storage"),
+    ("reader", "storage"),
+    ("awaited", "reader"),
     ("leases", "storage"),
 }
 

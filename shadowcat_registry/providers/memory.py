@@ -13,7 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..backend import Appender, CreateContext, Durability, Page, RepairReport, StorageStats, TapeQuery
+from ..backend import (
+    Appender,
+    CreateContext,
+    Durability,
+    FrameReader,
+    Page,
+    RepairReport,
+    StorageStats,
+    TapeQuery,
+)
 from ..errors import (
     MetadataConflictError,
     StorageClosedError,
@@ -22,6 +31,7 @@ from ..errors import (
     TapeExistsError,
     TapeNotFoundError,
 )
+from ..frame_index import FrameIndex
 from ..metadata import Config, ProviderCapability
 from ..retention import Retention
 from ..schema_files import provider_schema
@@ -140,6 +150,10 @@ class MemoryBackend:
             lines = self._tape(tape_id).lines
         return lines_after(_growing(lines), after_seq)
 
+    def reader(self, tape_id: str) -> FrameReader:
+        with self._lock:
+            return _MemoryFrameReader(self, self._tape(tape_id))
+
     def list(self, query: TapeQuery, cursor: str | None, limit: int) -> Page:
         with self._lock:
             self._check_open()
@@ -204,6 +218,12 @@ class MemoryBackend:
     def resize(self, max_bytes: int, max_tapes: int) -> None:
         with self._lock:
             self._max_bytes, self._max_tapes = max_bytes, max_tapes
+
+    def check_there(self, tape: _Tape) -> None:
+        """Raises: TapeNotFoundError: it has been deleted, or made room."""
+        with self._lock:
+            if self._tape(tape.tape_id) is not tape:
+                raise TapeNotFoundError(tape.tape_id)
 
     # -- for the appender -----------------------------------------------------------------------
 
@@ -298,8 +318,51 @@ class _MemoryAppender:
         self._backend.set_free(self._tape, self)
 
 
-def _growing(lines: Sequence[bytes]) -> Iterator[bytes]:
-    position = 0
+class _MemoryFrameReader:
+    """The places in its index are the numbers of lines."""
+
+    def __init__(self, backend: MemoryBackend, tape: _Tape) -> None:
+        self._backend = backend
+        self._tape = tape
+        self._index = FrameIndex()
+        # Held by the one who adds to the index; the lines, and nothing else, are looked at under it.
+        self._adding = threading.Lock()
+
+    def frame(self, seq: int) -> bytes | None:
+        span = self._index.span(seq) or self._caught_up().span(seq)
+        if span is None:
+            self._backend.check_there(self._tape)
+            return None
+        return self._tape.lines[span[0]]
+
+    def read(self, after_seq: int) -> Iterator[bytes]:
+        lines = self._tape.lines
+        if after_seq < 0:
+            return _growing(lines)
+        index = self._index
+        found = index.first_from(after_seq) or (index := self._caught_up()).first_from(after_seq)
+        return lines_after(_growing(lines, index.end if found is None else found[1]), after_seq)
+
+    def close(self) -> None:
+        """It holds what the tape holds."""
+
+    def _caught_up(self) -> FrameIndex:
+        lines = self._tape.lines
+        with self._adding:
+            index = self._index
+            try:
+                for number in range(index.end, len(lines)):
+                    seq = frame_seq(lines[number])
+                    if seq is not None:
+                        index.add(seq, number)
+                    index.end = number + 1
+            except BaseException:
+                self._index = FrameIndex()  # wherever it was interrupted
+                raise
+        return index
+
+
+def _growing(lines: Sequence[bytes], position: int = 0) -> Iterator[bytes]:
     while position < len(lines):
         yield lines[position]
         position += 1

@@ -57,6 +57,7 @@ _SUITES = (
     "listing",
     "places",
     "processes",
+    "readers",
     "reading",
     "recording",
 )

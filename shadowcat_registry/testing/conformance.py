@@ -8,6 +8,7 @@ from .following import FollowingConformance
 from .keeping import DeletingConformance, IdConformance, MetadataConformance
 from .listing import ListingConformance
 from .processes import ProcessConformance
+from .readers import ReaderConformance
 from .reading import ReadingConformance
 from .recording import ExclusionConformance, RecordingConformance, ResumingConformance
 
@@ -17,6 +18,7 @@ class TapeStorageConformance(
     ExclusionConformance,
     ResumingConformance,
     ReadingConformance,
+    ReaderConformance,
     FollowingConformance,
     ListingConformance,
     MetadataConformance,

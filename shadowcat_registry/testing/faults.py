@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ..backend import Appender, CreateContext, StorageProviderFactory, TapeStorageBackend
+from ..backend import Appender, CreateContext, FrameReader, StorageProviderFactory, TapeStorageBackend
 from ..metadata import Config, ProviderCapability
 
 
@@ -31,7 +31,7 @@ class Faults:
 
 class FaultyFactory:
     """A factory around another, whose backends fail as `faults` says: in each method of a backend, by its
-    name, and in `append`, `sync` and `next_line`."""
+    name, and in `append`, `sync`, `frame` and `next_line`."""
 
     def __init__(self, factory: StorageProviderFactory, faults: Faults) -> None:
         self._factory = factory
@@ -70,6 +70,8 @@ class _FaultyBackend:
                 return _FaultyAppender(result, self._faults)
             if name == "resume":
                 return _FaultyAppender(result[0], self._faults), result[1]
+            if name == "reader":
+                return _FaultyReader(result, self._faults)
             return self._lines(result) if name == "read" else result
 
         return call
@@ -81,8 +83,37 @@ class _FaultyBackend:
 
 
 _OPERATIONS = frozenset(
-    {"create", "resume", "read", "list", "get_meta", "set_meta", "delete", "stats", "search", "transaction"}
+    {
+        "create",
+        "resume",
+        "read",
+        "reader",
+        "list",
+        "get_meta",
+        "set_meta",
+        "delete",
+        "stats",
+        "search",
+        "transaction",
+    }
 )  # not `close`: a test has to end
+
+
+class _FaultyReader:
+    def __init__(self, reader: FrameReader, faults: Faults) -> None:
+        self._reader = reader
+        self._faults = faults
+
+    def frame(self, seq: int) -> bytes | None:
+        self._faults.pass_by("frame")
+        return self._reader.frame(seq)
+
+    def read(self, after_seq: int) -> Iterator[bytes]:
+        self._faults.pass_by("read")
+        return self._reader.read(after_seq)
+
+    def close(self) -> None:
+        self._reader.close()
 
 
 class _FaultyAppender:

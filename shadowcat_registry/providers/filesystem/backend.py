@@ -54,6 +54,7 @@ from .files import (
     reader,
     whole_lines,
 )
+from .frame_reader import FileFrameReader
 from .listing import MOST_REMEMBERED, NO_FILE, Known, Listing, Signature
 from .locks import WriteLock, directory_lock
 from .offsets import Offsets
@@ -253,6 +254,11 @@ class FilesystemBackend:
             else:
                 file.seek(place)
                 yield from lines_after(whole_lines(file), after_seq)
+
+    def reader(self, tape_id: str) -> FileFrameReader:
+        folder = self._places.find(tape_id)
+        path = folder / (tape_id + TAPE)
+        return FileFrameReader(self._open(folder, tape_id, os.O_RDONLY), path, tape_id)
 
     def tail(self, tape_id: str) -> GrowingLines:
         return GrowingLines(self._open_tape(tape_id)[0])

@@ -11,17 +11,18 @@ from typing import Final
 
 from ...errors import StorageDamagedError
 from .compression import HIGHEST, NOTE_SIZE, Note, codec_of
-from .files import SAFELY
+from .files import SAFELY, Descriptor, read_at
 from .tails import Sealed
 
 
 class Blocks:
     """Of a tape whose `sealed` part it is. Not thread-safe: each reader has its own.
 
-    Where the blocks are is found out as far as it is needed; one of them is kept as it was read last.
+    Where the blocks are is found out as far as it is needed. Of those that were read last, as many are kept
+    as `cache_bytes` are enough for, one at least.
     """
 
-    def __init__(self, path: Path, sealed: Sealed, tape_id: str) -> None:
+    def __init__(self, path: Path, sealed: Sealed, tape_id: str, cache_bytes: int = 0) -> None:
         """`path` is that of the tape.
 
         Raises:
@@ -34,17 +35,12 @@ class Blocks:
         self._codec: Final = codec_of(sealed.compression)
         self._starts, self._offsets, self._packed_sizes, self._before = (array("q") for _ in range(4))
         self._known_raw = self._known_packed = 0
-        self._number, self._raw = -1, b""
-        self._fd = os.open(self._path, os.O_RDONLY | SAFELY)
-        try:
-            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-                raise self._damaged("its blocks are no regular file")
-        except BaseException:
-            os.close(self._fd)
-            raise
-
-    def close(self) -> None:
-        os.close(self._fd)
+        self._cache_bytes = cache_bytes
+        self._kept: dict[int, bytes] = {}  # the one that was read last comes last
+        self._kept_bytes = 0
+        self._file = Descriptor(os.open(self._path, os.O_RDONLY | SAFELY))
+        if not stat.S_ISREG(os.fstat(self._file.fd).st_mode):
+            raise self._damaged("its blocks are no regular file")
 
     def read(self, position: int, most: int) -> bytes:
         """At most so many bytes of the tape from there on, which is before the end of the sealed part.
@@ -55,11 +51,15 @@ class Blocks:
         while self._known_raw <= position:
             self._look_at_next()
         number = bisect_right(self._starts, position) - 1
-        if number != self._number:
-            self._raw = self._decompressed(number)
-            self._number = number
+        raw = self._kept.pop(number, None)
+        if raw is None:
+            raw = self._decompressed(number)
+            self._kept_bytes += len(raw)
+            while self._kept and self._kept_bytes > self._cache_bytes:
+                self._kept_bytes -= len(self._kept.pop(next(iter(self._kept))))
+        self._kept[number] = raw
         first = position - self._starts[number]
-        return self._raw[first : first + most]
+        return raw[first : first + most]
 
     def place_before(self, after_seq: int) -> int:
         """A place in the tape before which no frame has a seq of `after_seq` or more: that of the last block
@@ -101,10 +101,10 @@ class Blocks:
             raise self._damaged(f"a block cannot be decompressed ({error})", self._offsets[number]) from None
 
     def _bytes_at(self, offset: int, size: int) -> bytes:
-        os.lseek(self._fd, offset, os.SEEK_SET)
         parts = []
-        while size and (part := os.read(self._fd, size)):
+        while size and (part := read_at(self._file.fd, size, offset)):
             parts.append(part)
+            offset += len(part)
             size -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

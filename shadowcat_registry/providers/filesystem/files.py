@@ -6,7 +6,8 @@ Knows paths and bytes, no tapes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -22,6 +23,31 @@ COPY_BYTES: Final = 1 << 20
 READ_BYTES: Final = 1 << 16
 
 sync_data = getattr(os, "fdatasync", os.fsync)
+
+_seeking: Final = threading.Lock()  # guards the one place of a descriptor; nothing else is called under it
+
+
+def _seek_and_read(fd: int, size: int, offset: int) -> bytes:
+    with _seeking:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, size)
+
+
+read_at: Final[Callable[[int, int, int], bytes]] = getattr(os, "pread", _seek_and_read)
+"""Descriptor, size and offset. From any thread; on Windows, which has no `pread`, one after the other."""
+
+
+class Descriptor:
+    """A file that is closed as soon as nobody has this any more. Whoever reads from it has it, so that nobody
+    can close it underneath him, and no other file gets its number meanwhile."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd: Final = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from .compression import HIGHEST, SUFFIXES
+from .files import read_at
 
 _START: Final = b'{"type":"blocks",'
 _LONGEST_LINE_BYTES: Final = 1024
@@ -74,11 +75,9 @@ def read_sealed(fd: int) -> tuple[Sealed | None, int]:
     Raises:
         ValueError: it should say something, and cannot be read.
     """
-    os.lseek(fd, 0, os.SEEK_SET)
-    head = os.read(fd, len(_START))
-    if head != _START:
+    head = read_at(fd, _LONGEST_LINE_BYTES, 0)
+    if not head.startswith(_START):
         return None, 0
-    head += os.read(fd, _LONGEST_LINE_BYTES)
     line, newline, _ = head.partition(b"\n")
     sealed = Sealed.of_line(line) if newline else None
     if sealed is None:
@@ -91,8 +90,7 @@ def tape_number(fd: int) -> int:
     sealed, _ = read_sealed(fd)
     if sealed is not None:
         return sealed.tape
-    os.lseek(fd, 0, os.SEEK_SET)
-    line = os.read(fd, _LONGEST_INIT_BYTES).partition(b"\n")[0]
+    line = read_at(fd, _LONGEST_INIT_BYTES, 0).partition(b"\n")[0]
     return int.from_bytes(hashlib.sha256(line).digest()[:4], "little")
 
 

@@ -16,7 +16,7 @@ from ...errors import InvalidTapeError, StorageDamagedError, TapeNotFoundError
 from ...marks import Mark
 from .blocks import Blocks
 from .files import READ_BYTES, SAFELY, naming
-from .tails import is_at, read_sealed, tape_number
+from .tails import Sealed, is_at, read_sealed, tape_number
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -30,6 +30,51 @@ def open_tape(fd: int, path: Path, tape_id: str, *, close: bool = True) -> tuple
     """
     tape = TapeFile(fd, path, tape_id, close=close)
     return io.BufferedReader(tape, READ_BYTES), tape
+
+
+def look_at_head(fd: int, path: Path) -> tuple[Sealed | None, int]:
+    """As `read_sealed`.
+
+    Raises:
+        InvalidTapeError: the first line makes no sense.
+    """
+    try:
+        return read_sealed(fd)
+    except ValueError as error:
+        raise InvalidTapeError(Mark(str(path), 1, 1, 1, 1), f"not a tape: {error}") from None
+
+
+def open_blocks(fd: int, path: Path, sealed: Sealed, tape_id: str, cache_bytes: int = 0) -> Blocks:
+    """Those of which the open file of that name speaks.
+
+    Raises:
+        TapeNotFoundError: the tape has been deleted.
+        StorageDamagedError: they are not there.
+        StorageUnavailableError: they cannot be read here, see `compression`.
+    """
+    try:
+        return Blocks(path, sealed, tape_id, cache_bytes)
+    except FileNotFoundError:
+        if not is_at(fd, path):
+            raise TapeNotFoundError(tape_id) from None
+        reason = f"its beginning is missing: {sealed.blocks_of(path)}"
+        raise StorageDamagedError(reason, tape_id) from None
+
+
+def open_successor(fd: int, path: Path) -> int | None:
+    """The file that has taken the name of an open one, if the tape goes on in it; None: it was deleted."""
+    try:
+        other = os.open(path, os.O_RDONLY | SAFELY)
+    except OSError:  # whatever has its name now is no tape
+        return None
+    try:
+        is_same = read_sealed(other)[0] is not None and tape_number(other) == tape_number(fd)
+    except (ValueError, OSError):
+        is_same = False
+    if is_same:
+        return other
+    os.close(other)  # another one
+    return None
 
 
 class TapeFile(io.RawIOBase):
@@ -57,23 +102,12 @@ class TapeFile(io.RawIOBase):
 
     def _look_at_tail(self) -> None:
         fd = self._tail.fileno()
-        try:
-            self.sealed, self.head_bytes = read_sealed(fd)
-        except ValueError as error:
-            raise InvalidTapeError(Mark(str(self._path), 1, 1, 1, 1), f"not a tape: {error}") from None
+        self.sealed, self.head_bytes = look_at_head(fd, self._path)
         self._sealed_bytes = 0 if self.sealed is None else self.sealed.raw_bytes
         self._shift = self.head_bytes - self._sealed_bytes
-        if self._blocks is not None:
-            self._blocks.close()
-            self._blocks = None
-        if self.sealed is not None:
-            try:
-                self._blocks = Blocks(self._path, self.sealed, self._tape_id)
-            except FileNotFoundError:
-                if not is_at(fd, self._path):
-                    raise TapeNotFoundError(self._tape_id) from None
-                reason = f"its beginning is missing: {self.sealed.blocks_of(self._path)}"
-                raise StorageDamagedError(reason, self._tape_id) from None
+        self._blocks = (
+            None if self.sealed is None else open_blocks(fd, self._path, self.sealed, self._tape_id)
+        )
 
     def place_before(self, after_seq: int) -> int | None:
         """As `Blocks.place_before`; None: nothing of the tape is in blocks."""
@@ -127,16 +161,8 @@ class TapeFile(io.RawIOBase):
             return False
         if os.fstat(fd).st_size > self._position + self._shift:
             return True  # written between our look and the rename; nothing is behind it
-        try:
-            other = os.open(self._path, os.O_RDONLY | SAFELY)
-        except OSError:  # deleted, and whatever has its name now is no tape
-            return False
-        try:
-            is_same = read_sealed(other)[0] is not None and tape_number(other) == tape_number(fd)
-        except (ValueError, OSError):
-            is_same = False
-        if not is_same:  # deleted: this one is another
-            os.close(other)
+        other = open_successor(fd, self._path)
+        if other is None:
             return False
         before, self._tail = self._tail, io.FileIO(other)
         before.close()
@@ -146,8 +172,7 @@ class TapeFile(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             try:
+                self._blocks = None
                 self._tail.close()
-                if self._blocks is not None:
-                    self._blocks.close()
             finally:
                 super().close()
