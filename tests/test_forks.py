@@ -245,6 +245,52 @@ registry.close()
             tmp_path,
         )
 
+    def test_a_reader_of_the_parent_refuses_in_the_child_and_goes_on_in_the_parent(
+        self, tmp_path: Path
+    ) -> None:
+        run(
+            """
+registry = StorageProviderRegistry()
+registry.register(FilesystemProviderFactory(), config={"directory": str(directory)})
+storage = registry.open_storage("filesystem")
+with storage.record("s", tape_id="t-1") as recorder:
+    recorder.append_many([("client_to_server", b"{}")] * 5)
+reader = storage.reader("t-1")
+begun = reader.read()
+next(begun)
+passing, go_on = Gate(), reader._opened.reader
+holding = Running(lambda: go_on._passing.acquire() and passing())  # in the middle of its pass
+passing.reached()
+
+def child():
+    global reader, storage, begun
+    text = raises(sr.RegistryForkedError, lambda: reader.frame(0))
+    assert "reopen" in text and "t-1" in text
+    raises(sr.RegistryForkedError, reader.read)
+    raises(sr.RegistryForkedError, lambda: list(begun))
+    raises(sr.RegistryForkedError, reader.__enter__)
+    with registry.open_storage("filesystem") as own, own.reader("t-1") as again:
+        assert b'"seq":4,' in again.frame(4)
+    other = reader
+    reader.close()
+    reader = storage = begun = other = None
+    import gc
+    gc.collect()
+    registry.close()
+
+in_child(child)
+passing.open()
+holding.result()
+go_on._passing.release()
+assert b'"seq":4,' in reader.frame(4)
+assert len(list(begun)) == 5
+reader.close()
+storage.close()
+registry.close()
+""",
+            tmp_path,
+        )
+
     def test_a_block_that_the_child_leaves_by_its_exit_is_the_parents(self, tmp_path: Path) -> None:
         run(
             """
