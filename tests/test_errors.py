@@ -42,6 +42,7 @@ SAMPLES: dict[str, object] = {
     "problems": ("`a` is missing",),
     "known": ("memory", "archiv"),
     "active_count": 1,
+    "seq": 12,
     "durable_seq": 6,
     "holders": (HOLDER,),
     "default": "memory",
