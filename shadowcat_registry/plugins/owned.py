@@ -59,8 +59,7 @@ class OwnedDirectory(Directory):
                 after = os.fstat(descriptor)
             finally:
                 os.close(descriptor)
-            is_steady &= signature_of(before) == signature_of(after) and len(data) == after.st_size
-            if is_steady and after.st_nlink == 1:  # none: it has been replaced by another one
+            if is_steady and signature_of(before) == signature_of(after) and len(data) == after.st_size:
                 return data
         raise refusals.changed(self.path / name)
 

@@ -4,6 +4,7 @@ that does nothing else."""
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,17 +132,22 @@ class Schedule:
         self.swap, self.first, self.last = swap, first, last
         self.calls = 0
         self.is_swapped = False
+        self.opened: set[str] = set()
+        """Kinds of what was opened, and not only held."""
         self.os: Any = SimpleNamespace(**vars(os))
         for name in ("open", "fstat", "stat", "lstat", "scandir", "lseek", "close"):
             setattr(self.os, name, self._watched(getattr(os, name)))
         self.read = self._watched(os.read)
 
     def _watched(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*arguments: object, **options: object) -> object:
+        def watched(*arguments: Any, **options: Any) -> Any:
             if self.calls in (self.first, self.last):
                 self._change()
             self.calls += 1
-            return call(*arguments, **options)
+            given = call(*arguments, **options)
+            if call is os.open and not arguments[1] & (os.O_DIRECTORY | getattr(os, "O_PATH", 0)):
+                self.opened.add("file" if stat.S_ISREG(os.fstat(given).st_mode) else "not a file")
+            return given
 
         return watched
 
@@ -191,9 +197,10 @@ def careless_file(place: Place) -> list[bytes]:
 
 def by_every_schedule(
     place: Place, swap: Swap, load: Load, patch: pytest.MonkeyPatch
-) -> tuple[int, list[bytes]]:
-    """How many loads there were, and all that they gave."""
+) -> tuple[int, list[bytes], set[str]]:
+    """How many loads there were, all that they gave, and the kinds of what was opened."""
     loads = 0
+    opened: set[str] = set()
     given: list[bytes] = []
     for stays in (1, 2, 1_000_000):  # that many system calls long it is the attacker's
         for first in count():
@@ -205,19 +212,22 @@ def by_every_schedule(
                 with suppress(PluginError):
                     given += load(place)
             schedule.restore()
+            opened |= schedule.opened
             loads += 1
             if schedule.calls <= first:
                 break
-    return loads, given
+    return loads, given, opened
 
 
 class TestASwapAtAnySystemCall:
     def check(self, base: Path, make: Callable[[Place], Swap], load: Load, patch: pytest.MonkeyPatch) -> None:
         place = Place(base)
-        loads, given = by_every_schedule(place, make(place), load, patch)
+        loads, given, opened = by_every_schedule(place, make(place), load, patch)
         assert loads > 3 * 8
         assert GOOD in given
         assert set(given) == {GOOD}
+        if held._HELD:
+            assert opened == {"file"}
 
     @pytest.mark.parametrize("load", [owned_file, owned_directory])
     @pytest.mark.parametrize("make", SWAPS.values(), ids=SWAPS)
@@ -239,15 +249,24 @@ class TestASwapAtAnySystemCall:
         self, tmp_path: Path, make: Callable[[Place], Swap], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         place = Place(tmp_path)
-        _, given = by_every_schedule(place, make(place), pinned_file, monkeypatch)
+        _, given, opened = by_every_schedule(place, make(place), pinned_file, monkeypatch)
         assert set(given) == {GOOD}
+        if held._HELD:
+            assert opened == {"file"}, "opening a device can do things"
+
+    @pytest.mark.parametrize("make", SWAPS.values(), ids=SWAPS)
+    def test_never_wins_where_nothing_is_held_unopened(
+        self, tmp_path: Path, make: Callable[[Place], Swap], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(held, "_HELD", 0)
+        self.check(tmp_path, make, owned_file, monkeypatch)
 
     @pytest.mark.parametrize("name", ["a file that everybody may write", "a link for its parent"])
     def test_wins_against_who_looks_first_and_opens_then(
         self, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         place = Place(tmp_path)
-        _, given = by_every_schedule(place, SWAPS[name](place), careless_file, monkeypatch)
+        _, given, _ = by_every_schedule(place, SWAPS[name](place), careless_file, monkeypatch)
         assert EVIL in given, "this is what the schedules are there to find"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shadowcat_registry.errors import PluginError
-from shadowcat_registry.plugins import held, refusals
+from shadowcat_registry.plugins import held, owned, refusals
 from shadowcat_registry.plugins.trust import check_owned_manifest, read_owned, read_pinned
 
 from .places import (
@@ -207,6 +207,26 @@ class TestAnOwnedFile:
 
         monkeypatch.setattr(held, "_read", read)
         assert refused(file).rule == "changed"
+
+    @pytest.mark.parametrize("clock", ["goes on", "stands still"])
+    def test_of_the_same_size_that_is_written_while_it_is_read_is_read_again(
+        self, file: Path, clock: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if clock == "stands still":  # two writes in one tick of it: only the content tells
+            monkeypatch.setattr(owned, "signature_of", lambda _: ())
+        else:
+            os.utime(file, (1, 1))
+        reads: list[int] = []
+
+        def read(descriptor: int, size: int) -> bytes:
+            data = os.read(descriptor, size)
+            if not data and not reads:
+                reads.append(size)
+                file.write_bytes(EVIL)
+            return data
+
+        monkeypatch.setattr(held, "_read", read)
+        assert read_owned(file) == EVIL
 
     @pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
     def test_on_which_somebody_holds_a_lease_does_not_make_it_wait(self, file: Path) -> None:
@@ -443,7 +463,9 @@ class TestTheManifestOnAMount:
         return config
 
     def test_that_is_read_only_may_be_links_and_anybodys(self, tmp_path: Path, config: Path) -> None:
-        os.chown(config / "..1" / "registry.yaml", STRANGER, -1)
+        for path in (config / "..1", config / "..1" / "registry.yaml"):
+            os.chown(path, STRANGER, -1)
+        (config / "..1").chmod(0o777)
         mounts = "mount --bind config config; mount -o remount,bind,ro config"
         paths = [config / "registry.yaml", config / "absolute.yaml"]
         assert self.verdicts(tmp_path, mounts, *paths) == ["fine", "fine"]
