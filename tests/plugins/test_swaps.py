@@ -91,6 +91,7 @@ SWAPS: dict[str, Callable[[Place], Swap]] = {
     "a parent that everybody may write": lambda it: (it.parent, it.evil_tree(0o777)),
     "a FIFO": lambda it: (it.file, _fifo(it.base / "fifo")),
 }
+FILE_SWAPS = ("a file that everybody may write", "a link to a file", "a link for its parent", "a FIFO")
 ROOT_SWAPS: dict[str, Callable[[Place], Swap]] = {
     "a stranger's file": lambda it: (it.file, _given_away(it.evil_file())),
     "a stranger's parent": lambda it: (it.parent, _given_away(it.evil_tree())),
@@ -219,6 +220,18 @@ def by_every_schedule(
     return loads, given, opened
 
 
+def cases(swaps: dict[str, Callable[[Place], Swap]]) -> pytest.MarkDecorator:
+    """Each swap with what reads there; a whole directory takes longer, for each of its system calls."""
+    found = []
+    for name, make in swaps.items():
+        is_in_package = "module" in name or "package" in name
+        if not is_in_package:
+            found.append(pytest.param(make, owned_file, id=name))
+        marks = () if is_in_package else (pytest.mark.ci,)
+        found.append(pytest.param(make, owned_directory, id=f"{name}, in a directory", marks=marks))
+    return pytest.mark.parametrize(("make", "load"), found)
+
+
 class TestASwapAtAnySystemCall:
     def check(self, base: Path, make: Callable[[Place], Swap], load: Load, patch: pytest.MonkeyPatch) -> None:
         place = Place(base)
@@ -229,16 +242,14 @@ class TestASwapAtAnySystemCall:
         if held._HELD:
             assert opened == {"file"}
 
-    @pytest.mark.parametrize("load", [owned_file, owned_directory])
-    @pytest.mark.parametrize("make", SWAPS.values(), ids=SWAPS)
+    @cases(SWAPS)
     def test_for_what_is_not_owned_never_wins(
         self, tmp_path: Path, make: Callable[[Place], Swap], load: Load, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.check(tmp_path, make, load, monkeypatch)
 
     @needs_root
-    @pytest.mark.parametrize("load", [owned_file, owned_directory])
-    @pytest.mark.parametrize("make", ROOT_SWAPS.values(), ids=ROOT_SWAPS)
+    @cases(ROOT_SWAPS)
     def test_for_what_is_a_strangers_never_wins(
         self, tmp_path: Path, make: Callable[[Place], Swap], load: Load, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -254,7 +265,7 @@ class TestASwapAtAnySystemCall:
         if held._HELD:
             assert opened == {"file"}, "opening a device can do things"
 
-    @pytest.mark.parametrize("make", SWAPS.values(), ids=SWAPS)
+    @pytest.mark.parametrize("make", [SWAPS[it] for it in FILE_SWAPS], ids=FILE_SWAPS)
     def test_never_wins_where_nothing_is_held_unopened(
         self, tmp_path: Path, make: Callable[[Place], Swap], monkeypatch: pytest.MonkeyPatch
     ) -> None:
