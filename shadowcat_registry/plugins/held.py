@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -228,6 +230,16 @@ class Directory:
         if len(data) > MAX_BYTES:
             raise refusals.too_large(self.path / name, f"more than {MAX_BYTES // 1024:,} KiB")
         return bytes(data)
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """What the system fails with where nothing was expected (a stale handle of NFS, no descriptor left) is a
+    refusal too, of what was asked for."""
+    try:
+        yield
+    except OSError as error:
+        raise refusals.unreadable(path, error) from error
 
 
 def open_any(path: Path) -> Directory:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Final
 
 from . import refusals
-from .held import MAX_BYTES, Directory
+from .held import MAX_BYTES, MAX_NAMES, Directory
 
 MAX_FILES: Final = 100
 MAX_DEPTH: Final = 8
@@ -61,6 +61,7 @@ class _Reading:
         self._top = directory.path
         self._size_bytes = 0
         self._directory_count = 0
+        self._name_count = 0
         self._read(directory, "", 1)
 
     def _read(self, directory: Directory, prefix: str, depth: int) -> None:
@@ -69,7 +70,11 @@ class _Reading:
             raise refusals.too_large(self._top, f"more than {MAX_DEPTH} levels of directories")
         if self._directory_count > _MAX_DIRECTORIES:
             raise refusals.too_large(self._top, f"more than {_MAX_DIRECTORIES} directories")
-        for name in directory.names():
+        names = directory.names()
+        self._name_count += len(names)
+        if self._name_count > MAX_NAMES:
+            raise refusals.too_large(self._top, f"more than {MAX_NAMES:,} entries")
+        for name in names:
             if is_module(name):
                 self._add(prefix + name, directory.read(name))
             elif name != "__pycache__" and _identifier.fullmatch(name):

@@ -63,10 +63,11 @@ def writable(path: Path, mode: int) -> PluginError:
 
 def symlink(path: Path, *, leads_to_directory: bool) -> PluginError:
     """A link that is what was to be read."""
-    reason = f"{path} is a symbolic link"
     real = os.path.realpath(path)
     if not os.path.exists(path):  # noqa: PTH110 - that of `Path` may raise
-        return _refusal(path, "symlink", f"{reason} that leads to nothing", f"rm -- {quoted(path)}")
+        reason = f"{path} is a symbolic link that leads to nothing"
+        return _refusal(path, "symlink", reason, f"rm -- {quoted(path)}")
+    reason = f"{path} is a symbolic link to {real}"
     if leads_to_directory:
         remedy = f"rm -- {quoted(path)} && cp -R -- {quoted(real)} {quoted(path)}"
         return _refusal(path, "symlink", reason, remedy)

@@ -17,7 +17,7 @@ from typing import Final
 
 from ..errors import PluginError
 from . import names, refusals
-from .held import Directory, open_any
+from .held import Directory, open_any, refusing
 from .owned import normal, open_owned
 from .packages import digest, read_package
 from .records import SourceDeclaration, Verification, VerifiedSource
@@ -35,7 +35,8 @@ def verify(declaration: SourceDeclaration) -> Verification:
     """
     looking = _Looking(declaration)
     try:
-        looking.look()
+        with refusing(declaration.path):
+            looking.look()
     except PluginError as error:
         plugin = str(declaration.path) if declaration.is_directory else _name_of(declaration.path.name)
         looking.refusals.append(refusals.about(error, plugin))
@@ -129,7 +130,8 @@ class _Looking:
         for entry in self._unambiguous(directory, sorted({*entries, *pins})):
             self._watch(directory.path / entry)
             try:
-                self._add(directory, entry)
+                with refusing(directory.path / entry):
+                    self._add(directory, entry)
             except PluginError as error:
                 self._refuse(entry, error)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from . import held, refusals
-from .held import open_any
+from .held import open_any, refusing
 from .owned import ManifestDirectory, normal, open_owned
 
 _READ_ATTEMPTS: Final = 3
@@ -33,7 +33,7 @@ def read_owned(path: Path) -> bytes:
         PluginError: it breaks a rule, or it is not there; says which and what mends it.
     """
     path = normal(path)
-    with open_owned(path.parent, whole=path) as directory:
+    with refusing(path), open_owned(path.parent, whole=path) as directory:
         return directory.read(path.name)
 
 
@@ -44,7 +44,7 @@ def read_pinned(path: Path, pin: str) -> bytes:
     Raises:
         PluginError: these are not the bytes, it is not such a file, or it is not there.
     """
-    with open_any(path.parent) as directory:
+    with refusing(path), open_any(path.parent) as directory:
         return until_vouched(
             path, pin, lambda: directory.read(path.name), lambda data: sha256(data).hexdigest()
         )
@@ -65,7 +65,7 @@ def check_owned_manifest(path: Path) -> None:
         return
     if not path.is_absolute():
         raise ValueError(f"not an absolute path: {path}")
-    with ExitStack() as stack:
+    with refusing(path), ExitStack() as stack:
         way = [stack.enter_context(ManifestDirectory.root())]
         parts = list(reversed(path.parts[1:]))
         links = 0

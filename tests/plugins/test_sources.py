@@ -288,6 +288,13 @@ class TestAPackage:
             (package / f"m{number}.py").touch()
         assert only_refusal(one(package)).rule == "size"
 
+    def test_has_not_too_many_names(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        package = write_package(directory / "arctic")
+        monkeypatch.setattr(packages, "MAX_NAMES", 4)
+        assert names(one(package)) == ["arctic"]
+        (package / "cold" / "data").touch()
+        assert only_refusal(one(package)).rule == "size"
+
     def test_is_not_too_deep(self, directory: Path) -> None:
         package = write_package(directory / "arctic")
         package.joinpath(*"abcdefgh").mkdir(parents=True)

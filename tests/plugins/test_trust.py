@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -241,6 +243,22 @@ class TestAnOwnedFile:
             assert holder.stdout.readline() == b"held\n"
             assert refused(file).rule == "changed"
             holder.communicate()
+
+    @pytest.mark.parametrize("call", ["open", "fstat", "lseek"])
+    def test_on_a_file_system_that_fails_is_unreadable(
+        self, file: Path, call: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object, **__: object) -> object:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+        failing = SimpleNamespace(**{**vars(os), call: fail})
+        with monkeypatch.context() as patch:
+            patch.setattr(held, "os", failing)
+            patch.setattr(owned, "os", failing)
+            error = refused(file)
+            assert error.rule == "unreadable"
+            assert os.strerror(errno.ESTALE) in error.reason
+            assert only_refusal(look(file.parent)).rule == "unreadable"
 
     def test_is_refused_where_a_directory_cannot_be_held_open(
         self, file: Path, monkeypatch: pytest.MonkeyPatch
