@@ -99,6 +99,7 @@ class Directory:
             raise self._no_directory(name, error) from error
         try:
             below.check()
+            self.check_below(below)
         except BaseException:
             below.__exit__(None, None, None)
             raise
@@ -154,6 +155,9 @@ class Directory:
 
     def check(self) -> None:
         """Raises: PluginError: nothing may be reached through this directory."""
+
+    def check_below(self, below: Directory) -> None:
+        """Raises: PluginError: that directory may not be reached through this one."""
 
     def check_holder(self) -> None:
         """Raises: PluginError: this directory may not be the one that holds plugins."""

@@ -33,6 +33,12 @@ class OwnedDirectory(Directory):
         if status.st_mode & _OTHERS_WRITE and not status.st_mode & stat.S_ISVTX:
             raise refusals.writable(self.path, status.st_mode)
 
+    def check_below(self, below: Directory) -> None:
+        # What is mounted in a directory for everybody says itself whose it is.
+        here, there = self._status(), below.status(".", follow=False)
+        if here.st_mode & _OTHERS_WRITE and (there is None or there.st_dev != here.st_dev):
+            raise refusals.mounted(below.path)
+
     def check_holder(self) -> None:
         # Sticky, others may not take away what is there, but they may put something beside it.
         status = self._status()

@@ -17,6 +17,7 @@ from . import names
 
 PIN_COMMAND: Final = "shadowcat-registry plugins pin"
 _SHARED: Final = frozenset(map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/private/tmp")))  # noqa: S108 - named, not used
+_HOMES: Final = frozenset(map(Path, ("/home", "/Users")))
 _SYSTEM: Final = frozenset(("/", name) for name in ("dev", "proc", "sys"))
 _hex: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -42,9 +43,17 @@ def _refusal(path: Path, rule: PluginRule, reason: str, remedy: str | None) -> P
 
 def owner(path: Path, uid: int, own_uid: int) -> PluginError:
     allowed = "root" if own_uid == 0 else f"root or to uid {own_uid}, who runs this"
-    return _refusal(
-        path, "owner", f"{path} belongs to uid {uid}, not to {allowed}", f"chown root: {quoted(path)}"
-    )
+    reason = f"{path} belongs to uid {uid}, not to {allowed}"
+    if path.parent in _HOMES:
+        remedy = f"move the plugin to where only root writes, or pin it: {PIN_COMMAND}"
+        return _refusal(path, "owner", reason, remedy)
+    return _refusal(path, "owner", reason, f"chown root: {quoted(path)}")
+
+
+def mounted(path: Path) -> PluginError:
+    """Who mounts a file system may say of its files that they are root's."""
+    reason = f"{path} is a mount in a directory where everybody may make one"
+    return _refusal(path, "owner", reason, f"mount it elsewhere, or pin it: {PIN_COMMAND}")
 
 
 def owner_unknown(path: Path) -> PluginError:
@@ -134,6 +143,11 @@ def changed(path: Path) -> PluginError:
 
 def missing(path: Path) -> PluginError:
     return _refusal(path, "missing", f"{path} does not exist", "put it there, or declare it no longer")
+
+
+def missing_directory(path: Path) -> PluginError:
+    reason = f"{path} does not exist"
+    return _refusal(path, "missing", reason, f"(umask 022; mkdir -p -- {quoted(path)})")
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> PluginError:

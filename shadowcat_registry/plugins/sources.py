@@ -37,7 +37,10 @@ def verify(declaration: SourceDeclaration) -> Verification:
     try:
         with refusing(declaration.path):
             looking.look()
-    except PluginError as error:
+    except PluginError as refusal:
+        error = refusal
+        if error.rule == "missing" and declaration.is_directory:
+            error = refusals.missing_directory(declaration.path)
         plugin = str(declaration.path) if declaration.is_directory else _name_of(declaration.path.name)
         looking.refusals.append(refusals.about(error, plugin))
     return Verification(
@@ -209,8 +212,11 @@ def _read(directory: Directory, entry: str) -> dict[str, bytes]:
     if entry.endswith(".py"):
         return {entry: directory.read(entry)}
     with directory.enter(entry) as package:
+        # Before anything else is said of a directory that is somebody's, and no plugin.
+        if package.status("__init__.py", follow=False) is None:
+            raise refusals.no_package(package.path)
         files = read_package(package)
-    if "__init__.py" not in files:
+    if "__init__.py" not in files:  # it went away
         raise refusals.no_package(directory.path / entry)
     return files
 

@@ -81,6 +81,8 @@ class TestADirectory:
         verification = look(directory / "none")
         assert rules(verification) == [(str(directory / "none"), "missing")]
         assert verification.patterns[0] == directory / "none" / "*.py"
+        carry_out(verification.refusals[0].remedy)
+        assert look(directory / "none").refusals == ()
 
     def test_that_is_a_file_is_refused(self, directory: Path) -> None:
         (directory / "glacier.py").write_bytes(GOOD)
@@ -199,8 +201,10 @@ class TestOnePlugin:
 
     def test_that_is_a_directory_of_plugins_is_told_so(self, directory: Path) -> None:
         (directory / "glacier.py").write_bytes(GOOD)
+        (directory / "somebodys").mkdir(mode=0o777)
+        (directory / "somebodys").chmod(0o777)
         error = only_refusal(one(directory))
-        assert error.rule == "missing"
+        assert error.rule == "missing", "and nothing about what is in there"
         assert "`directory`" in (error.remedy or "")
 
     def test_with_a_name_of_the_standard_library_is_refused(self, directory: Path) -> None:

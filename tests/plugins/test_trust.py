@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import subprocess
 import sys
 from hashlib import sha256
@@ -368,6 +369,34 @@ class TestARemedy:
         carry_out(error.remedy)
         assert [it.name for it in look(directory).sources] == ["glacier"]
 
+    @needs_root
+    def test_does_not_take_a_home_from_its_owner(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        home = tmp_path / "home" / "alice"
+        (home / "plugins").mkdir(parents=True)
+        os.chown(home, STRANGER, -1)
+        monkeypatch.setattr(refusals, "_HOMES", {home.parent})
+        error = refused(home / "plugins" / "glacier.py")
+        assert (error.rule, error.path) == ("owner", str(home))
+        assert "chown" not in (error.remedy or "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as Linux keeps them")
+class TestAnAccessList:
+    def test_that_lets_somebody_write_is_found_and_the_remedy_closes_it(
+        self, directory: Path, file: Path
+    ) -> None:
+        user, named, group, mask, other = 0x01, 0x02, 0x04, 0x10, 0x20
+        entries = [(user, 6, -1), (named, 6, STRANGER), (group, 4, -1), (mask, 6, -1), (other, 4, -1)]
+        packed = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+        try:
+            os.setxattr(file, "system.posix_acl_access", packed)
+        except OSError:
+            pytest.skip("no access lists on this file system")
+        assert only_refusal(look(directory)).rule == "writable"
+        assert [it.name for it in mend(directory).sources] == ["glacier"]
+
 
 def manifest_refused(path: Path) -> PluginError:
     with pytest.raises(PluginError) as caught:
@@ -438,32 +467,57 @@ CHECK = """
 import sys
 from pathlib import Path
 from shadowcat_registry.errors import PluginError
-from shadowcat_registry.plugins.trust import check_owned_manifest
+from shadowcat_registry.plugins.trust import {0}
 for path in sys.argv[1:]:
     try:
-        check_owned_manifest(Path(path))
+        {0}(Path(path))
         print("fine")
     except PluginError as error:
         print(error.rule)
 """
 
 
-@needs_root
-@pytest.mark.skipif(not CAN_MOUNT, reason="mounts need Linux and its mount namespaces")
-class TestTheManifestOnAMount:
-    """Each in a mount namespace of its own, which ends with the process."""
+needs_mounts = pytest.mark.skipif(not CAN_MOUNT, reason="mounts need Linux and its mount namespaces")
 
+
+def verdicts(tmp_path: Path, check: str, mounts: str, *paths: Path) -> list[str]:
+    """Of `check` on each path, in a mount namespace of its own, which ends with the process."""
+    script = f'set -e; {mounts}; exec {sys.executable} -c "$CHECK" "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", *map(str, paths)],
+        cwd=tmp_path,
+        env={**os.environ, "CHECK": CHECK.format(check)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.stdout.split()
+
+
+@needs_root
+@needs_mounts
+class TestAMountInADirectoryForEverybody:
+    def test_is_not_believed_whose_it_says_it_is(self, tmp_path: Path) -> None:
+        shared = tmp_path / "shared"
+        for name in ("mounted", "plain"):
+            (shared / name).mkdir(parents=True)
+        shared.chmod(0o1777)
+        (shared / "plain" / "glacier.py").write_bytes(GOOD)
+        mounts = "mount -t tmpfs -o mode=755 tmpfs shared/mounted; echo > shared/mounted/glacier.py"
+        paths = [shared / "mounted" / "glacier.py", shared / "plain" / "glacier.py"]
+        assert verdicts(tmp_path, "read_owned", mounts, *paths) == ["owner", "fine"]
+
+    def test_is_where_it_belongs_in_one_of_ours(self, tmp_path: Path) -> None:
+        (tmp_path / "mounted").mkdir()
+        mounts = "mount -t tmpfs -o mode=755 tmpfs mounted; echo > mounted/glacier.py"
+        assert verdicts(tmp_path, "read_owned", mounts, tmp_path / "mounted" / "glacier.py") == ["fine"]
+
+
+@needs_root
+@needs_mounts
+class TestTheManifestOnAMount:
     def verdicts(self, tmp_path: Path, mounts: str, *paths: Path) -> list[str]:
-        script = f'set -e; {mounts}; exec {sys.executable} -c "$CHECK" "$@"'
-        done = subprocess.run(
-            ["unshare", "-m", "sh", "-c", script, "sh", *map(str, paths)],
-            cwd=tmp_path,
-            env={**os.environ, "CHECK": CHECK},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return done.stdout.split()
+        return verdicts(tmp_path, "check_owned_manifest", mounts, *paths)
 
     @pytest.fixture
     def config(self, tmp_path: Path) -> Path:
