@@ -213,7 +213,7 @@ class ReaderConformance(UnderTest):
                 storage.delete("t")
             except StorageUnavailableError:  # Windows does not remove what somebody reads
                 return
-            # Of another session: with one of the same, in the same millisecond, its first line would be the same.
+            # With the same session, in the same millisecond, its first line would be the same.
             with storage.record("other", tape_id="t") as tape:
                 tape.append_many((C2S, b'"new"') for _ in range(9))
             for seq in range(5):
