@@ -11,6 +11,7 @@ from . import forks
 from .backend import StorageProviderFactory
 from .errors import InvalidNameError, ProviderExistsError, UnknownTypeError
 from .metadata import is_valid_name
+from .plugins.decorator import factory_behind
 
 BUILTIN_TYPES: Final = {
     "filesystem": "FilesystemProviderFactory",
@@ -29,7 +30,7 @@ NOT_YET: Final = {
 class Catalog:
     """The provider types that a manifest may use: the built-in ones and those that were added."""
 
-    def __init__(self, factories: Iterable[StorageProviderFactory] = ()) -> None:
+    def __init__(self, factories: Iterable[StorageProviderFactory | type] = ()) -> None:
         # Guards the swap of the dict; factories are imported and made outside of it.
         self._lock = threading.Lock()
         forks.in_child(self, Catalog._start_anew)
@@ -75,13 +76,15 @@ class Catalog:
         """One that has these types too, which stay as they are. Of a name that is taken, ours counts."""
         return _Extended(self, types, implementations) if types else self
 
-    def add(self, factory: StorageProviderFactory) -> None:
-        """Add a type.
+    def add(self, given: StorageProviderFactory | type) -> None:
+        """Add a type by its factory, or by a class below `@provider`.
 
         Raises:
             InvalidNameError: its name is not one.
             ProviderExistsError: there is a type of that name already.
+            TypeError: it is a class, and none below `@provider`.
         """
+        factory = factory_behind(given)
         if not is_valid_name(factory.name):
             raise InvalidNameError(factory.name)
         with self._lock:
@@ -117,7 +120,8 @@ class _Extended(Catalog):
     def implementation(self, type_name: str) -> str:
         return "" if type_name in self._base else self._implementations.get(type_name, "")
 
-    def add(self, factory: StorageProviderFactory) -> None:
+    def add(self, given: StorageProviderFactory | type) -> None:
+        factory = factory_behind(given)
         if factory.name in self._types:
             raise ProviderExistsError(factory.name)
         self._base.add(factory)

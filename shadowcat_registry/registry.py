@@ -48,6 +48,7 @@ from .metadata import (
 )
 from .openings import CLOSE_PATIENCE_SECONDS
 from .overrides import stand_in
+from .plugins.decorator import factory_behind
 from .snapshot import Provider, Snapshot
 from .staging import InitHook, arun_hooks, complete_provider, make_provider, run_hooks, staging
 from .storage import TapeStorage
@@ -180,14 +181,15 @@ class StorageProviderRegistry:
 
     def register(
         self,
-        factory: StorageProviderFactory,
+        factory: StorageProviderFactory | type,
         *,
         name: str | None = None,
         config: Config | None = None,
         display_name: str | None = None,
         replaceable: bool = False,
     ) -> None:
-        """Add a provider, called as its factory unless `name` says otherwise.
+        """Add a provider, called as its factory unless `name` says otherwise. A class below `@provider` does
+        for its factory.
 
         Its config is checked now if there is one, else when it is used. Nobody sees the provider before
         every init hook has accepted it. `replaceable`: a manifest may declare a provider of this name,
@@ -210,7 +212,7 @@ class StorageProviderRegistry:
 
     async def aregister(
         self,
-        factory: StorageProviderFactory,
+        factory: StorageProviderFactory | type,
         *,
         name: str | None = None,
         config: Config | None = None,
@@ -233,7 +235,7 @@ class StorageProviderRegistry:
 
     def _stage_new(
         self,
-        factory: StorageProviderFactory,
+        given: StorageProviderFactory | type,
         name: str | None,
         config: Config | None,
         display_name: str | None,
@@ -241,6 +243,7 @@ class StorageProviderRegistry:
         replaceable: bool,
     ) -> Provider:
         self._openings.drain()
+        factory = factory_behind(given)
         type_name = getattr(factory, "name", "")  # `stage` says what is missing
         spec = ProviderSpec(name or type_name, type_name, dict(config or {}), display_name)
         if spec.name in self._generations.snapshot:

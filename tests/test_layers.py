@@ -76,7 +76,7 @@ RANKS: dict[str, float] = {
     "plugins.pinning": 3.1,
     "plugins.blame": 3,
     "plugins.effects": 3.1,
-    "plugins.decorator": 3,
+    "plugins.decorator": 2.9,
     "plugins.shape": 3.3,
     "plugins.modules": 3.4,
     "plugins.names": 3,

@@ -6,7 +6,7 @@
 
     PROVIDERS = (Glacier,)
 
-The class stays what it is. Its factory is made here, and found by who looks into `PROVIDERS`.
+The class stays what it is. Its factory is made here, and found by whoever is given the class in its place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
-from ..backend import CreateContext, TapeStorageBackend
+from ..backend import CreateContext, StorageProviderFactory, TapeStorageBackend
 from ..errors import InvalidNameError, did_you_mean
 from ..metadata import Config, ProviderCapability, is_valid_name
 
@@ -67,7 +67,7 @@ def provider(
     display_name: str | None = None,
     description: str | None = None,
 ) -> Callable[[Class], Class]:
-    """Make a backend class a provider type: name the class in the `PROVIDERS` of a plugin.
+    """Make a backend class a provider type: name the class in the `PROVIDERS` of a plugin, or register it.
 
     A storage is opened by calling the class with `(config, context)`, where `config` is complete and valid
     by `schema`, a JSON Schema (draft 2020-12); without one, anything goes. `capabilities` are those of
@@ -104,6 +104,22 @@ def declared_factory(backend: type) -> BackendFactory | None:
     """That of a class with `@provider` above it; a class derived from it has none by that."""
     found = vars(backend).get(_MARK)
     return found if isinstance(found, BackendFactory) else None
+
+
+def factory_behind(given: StorageProviderFactory | type) -> StorageProviderFactory:
+    """What is registered when somebody registers `given`: a factory, or a class below `@provider`.
+
+    Raises:
+        TypeError: it is another class.
+    """
+    if not isinstance(given, type):
+        return given
+    declared = declared_factory(given)
+    if declared is None:
+        raise TypeError(
+            f"{given.__qualname__} is a class with no `@provider` above it: give an instance of it"
+        )
+    return declared
 
 
 def _words(name: str) -> str:

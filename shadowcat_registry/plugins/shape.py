@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import wraps
 from typing import Any, Final
 
 from packaging.version import InvalidVersion, Version
@@ -55,8 +56,8 @@ class PluginFactory:
         for name in _METHODS:
             # Only what is there: an optional method is looked for.
             if (method := getattr(factory, name, None)) is not None:
-                setattr(self, name, method)
-        self.validate_config = _translated(self.validate_config)
+                setattr(self, name, method if name == "acreate" else _held(method))
+        self.validate_config = _telling_no_value(self.validate_config)
 
     def config_schema(self) -> Mapping[str, Any] | None:
         return self._schema
@@ -65,7 +66,22 @@ class PluginFactory:
         return f"<{self.name} {self.version}, by {type(self.factory).__qualname__} of a plugin>"
 
 
-def _translated(validate_config: Callable[[Config], None]) -> Callable[[Config], None]:
+def _held(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that ends nobody's thread or process: `sys.exit()` in a plugin is an error like any other."""
+
+    @wraps(method)
+    def call(*arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except BaseException as error:
+            if isinstance(error, Exception) or is_interrupt(error):
+                raise
+            raise RuntimeError(f"the plugin raised {type(error).__name__}") from error
+
+    return call
+
+
+def _telling_no_value(validate_config: Callable[[Config], None]) -> Callable[[Config], None]:
     def validate(config: Config) -> None:
         try:
             validate_config(config)

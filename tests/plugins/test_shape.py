@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowcat_registry.errors import InvalidNameError, PluginError
+from shadowcat_registry.errors import CreationFailedError, InvalidNameError, PluginError
 from shadowcat_registry.metadata import ProviderCapability
 from shadowcat_registry.plugins import modules, shape
 from shadowcat_registry.registry import StorageProviderRegistry
@@ -162,6 +162,25 @@ class TestRight:
         assert "1234" not in str(caught.value)
         assert isinstance(caught.value.__cause__, KeyError)
 
+    def test_what_wants_to_end_the_process_is_an_error_like_any_other(self, tmp_path: Path) -> None:
+        text = "import sys\n" + made.factory(
+            "def validate_config(self, config): config and sys.exit()",
+            "def create(self, config, context): raise sys.exit()",
+        )
+        factory = load(text)
+        with pytest.raises(ValueError, match="failed with RuntimeError") as caught:
+            factory.validate_config({"a": 1})
+        assert isinstance(caught.value.__cause__.__cause__, SystemExit)  # type: ignore[union-attr] # kept
+        with closing(StorageProviderRegistry(base_directory=tmp_path)) as registry:
+            registry.register(factory)
+            with pytest.raises(CreationFailedError, match="RuntimeError"):
+                registry.create_storage("glacier")
+
+    def test_a_ctrl_c_of_the_user_ends_what_it_does(self) -> None:
+        text = "import signal\n" + made.factory("def create(self, *_): signal.raise_signal(signal.SIGINT)")
+        with pytest.raises(KeyboardInterrupt):
+            load(text).create({}, None)  # type: ignore[arg-type]
+
     def test_a_storage_of_it_is_opened_and_used(self, tmp_path: Path) -> None:
         with closing(StorageProviderRegistry(base_directory=tmp_path)) as registry:
             registry.register(load(made.GLACIER), config={"depth": 2})
@@ -218,6 +237,20 @@ class TestDecorator:
         with pytest.raises(ValueError, match=r"'serch' is no capability \(did you mean `search`\?\)"):
             sr.provider(name="glacier", version="1", capabilities={"serch"})
         assert "PEP 440" in refusal(DECORATED.replace("1.2.0", "new") + "PROVIDERS = (Glacier,)").reason
+
+    def test_the_class_is_registered_as_its_factory_would_be(self, tmp_path: Path) -> None:
+        import shadowcat_registry as sr
+        from shadowcat_registry.providers.memory import MemoryProviderFactory
+
+        @sr.provider(name="glacier", version="1")
+        class Glacier: ...
+
+        with closing(StorageProviderRegistry(base_directory=tmp_path)) as registry:
+            registry.register(Glacier)
+            assert registry.get_provider_info("glacier").version == "1"
+            with pytest.raises(TypeError, match="MemoryProviderFactory is a class with no `@provider`"):
+                registry.register(MemoryProviderFactory)
+        assert sr.Catalog([Glacier]).factory("glacier").version == "1"
 
     def test_the_class_stays_what_it_is(self) -> None:
         import shadowcat_registry as sr
