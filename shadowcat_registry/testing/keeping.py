@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from ..errors import (
     TapeNotFoundError,
 )
 from ..storage import TapeStorage
-from .places import C2S, UnderTest, messages_in
+from .places import C2S, PATIENCE_SECONDS, UnderTest, in_background, messages_in
 
 
 class IdConformance(UnderTest):
@@ -121,11 +122,8 @@ class MetadataConformance(UnderTest):
                 return
 
         keys = [f"x_{n}" for n in range(6)]
-        threads = [threading.Thread(target=work, args=(key,)) for key in keys]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        for update in [in_background(partial(work, key)) for key in keys]:
+            update.result(PATIENCE_SECONDS)
         assert set(keys) <= set(storage.get_meta("t")[0])
 
     def test_another_tapes_metadata_is_refused(self, storage: TapeStorage) -> None:

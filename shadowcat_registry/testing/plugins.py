@@ -37,6 +37,11 @@ globals().update(suites({told}))
 _OPTIONS: Final = (
     "-p no:cacheprovider -p no:xdist --rootdir . -c tests.ini --import-mode=importlib test_plugin.py"
 )
+_INI: Final = """\
+[pytest]
+filterwarnings = error::pytest.PytestUnhandledThreadExceptionWarning
+"""
+"""What fails in a thread has failed, too."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def check_plugin(
         told.append([str(source.path), report.name, source.sha256, config])
     with tempfile.TemporaryDirectory(prefix="shadowcat-") as directory:
         (Path(directory) / "test_plugin.py").write_text(_PROGRAM.format(told=repr(told)), encoding="utf-8")
-        (Path(directory) / "tests.ini").write_text("[pytest]\n", encoding="utf-8")
+        (Path(directory) / "tests.ini").write_text(_INI, encoding="utf-8")
         results = Path(directory) / "results.xml"
         command = [sys.executable, "-m", "pytest", *_OPTIONS.split(), f"--junit-xml={results}", *options]
         environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}

@@ -122,6 +122,16 @@ class TestSuite:
         )
         assert (report.passed, report.failed, report.skipped) == (1, 0, 0)
 
+    def test_what_fails_in_a_thread_only_has_failed(self, tmp_path: Path) -> None:
+        path = tmp_path / "glacier.py"
+        kept = "class Backend(MemoryBackend):\n    def set_meta(self, tape_id, meta, if_match):\n"
+        kept += "        etag = super().set_meta(tape_id, meta, if_match)\n"
+        kept += "        assert 'x_3' not in meta\n        return etag\n\n\nclass Glacier:"
+        text = made.GLACIER.replace("class Glacier:", kept)
+        path.write_text(text.replace("return MemoryBackend(", "return Backend("))
+        report = check_plugin(path, options=["-k", "racing_updates"], quiet=True)
+        assert (report.passed, report.failed) == (0, 1)
+
     def test_what_fails_is_named(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         path = tmp_path / "glacier.py"
         path.write_text(FAILING)
