@@ -191,8 +191,8 @@ RANKS: dict[str, float] = {
     "notify": 6.1,
     # the doors
     "": 7,
+    "testing": 7.5,
     "cli": 8,
-    "testing": 8,
     "__main__": 9,
 }
 

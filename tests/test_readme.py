@@ -58,6 +58,14 @@ class TestExamples:
         )
         assert (done.returncode, done.stderr) == (0, "")
 
+    @pytest.mark.ci
+    def test_the_plugin_is_a_storage(self, tmp_path: Path) -> None:
+        from shadowcat_registry.testing.plugins import check_plugin
+
+        report = check_plugin(put_plugin(tmp_path), quiet=True)
+        assert report.failures == ()
+        assert report.passed > 100
+
     @pytest.mark.skipif(
         sys.platform == "win32" or shutil.which("shadowcat-registry", path=surroundings()["PATH"]) is None,
         reason="needs a POSIX shell and the installed command",

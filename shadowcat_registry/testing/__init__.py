@@ -24,8 +24,9 @@ the suite over all types of one, as `shadowcat-registry plugins test` does.
 
 `FaultyFactory` and `faulty_system` let a storage fail in a test of your own.
 
-Needs the extra `[testing]`: pytest and hypothesis. Nothing in the package imports this, and importing it
-loads neither: a name is loaded when it is used (PEP 562), and its asserts explain themselves then.
+Needs the extra `[testing]`: pytest and hypothesis. Only the command `plugins test` imports this, and
+importing it loads neither: a name is loaded when it is used (PEP 562), and its asserts explain themselves
+then.
 """
 
 from __future__ import annotations

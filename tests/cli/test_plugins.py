@@ -206,11 +206,74 @@ class TestVerify:
         assert f"to mend it: chmod go-w {manifest}" in done.stdout.decode()
         assert b"none of the pinned plugins can be used" in command("plugins", "list").stderr
 
+    @pytest.mark.skipif(getattr(os, "geteuid", int)() != 0, reason="gives a file away, which is root's right")
+    def test_root_is_told_that_it_is_root(self, command: Command, plugin: Path) -> None:
+        os.chown(plugin, 65534, 65534)
+        done = command("plugins", "verify")
+        assert done.returncode == 1
+        assert f"to mend it: chown root: {plugin}" in done.stdout.decode()
+        assert b"run it as the user of the process that is meant" in done.stderr
+
     def test_where_none_is_named_that_is_said(self, command: Command, tmp_path: Path) -> None:
         write(tmp_path / "registry.yaml", "version: 1\nproviders: {f: {type: filesystem}}\n")
         done = command("plugins", "verify")
         assert (done.returncode, done.stdout) == (0, b"")
         assert b"no plugin is named in registry.yaml" in done.stderr
+
+
+class TestTest:
+    """One test of the suite each: the whole of it is run over the plugin of the README."""
+
+    ONE = ("--", "-k", "test_what_we_do_not_know_is_kept")
+
+    @pytest.fixture
+    def storage(self, plugin: Path) -> Path:
+        """A plugin that can be opened."""
+        create = "from shadowcat_registry.providers.memory import MemoryProviderFactory as Memory\n"
+        body = "return Memory().create({}, context)"
+        return write(plugin, create + GLACIER.replace("raise NotImplementedError", body))
+
+    def test_it_runs_the_suite_over_each_type(self, process: Command, storage: Path) -> None:
+        done = process("plugins", "test", storage, "--json", *self.ONE)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert json.loads(done.stdout) == {
+            "version": 1,
+            "path": str(storage),
+            "types": ["glacier"],
+            "passed": 1,
+            "failed": 0,
+            "skipped": 0,
+            "failures": [],
+            "ok": True,
+        }
+
+    def test_one_that_cannot_be_opened_fails_for_people_too(self, process: Command, plugin: Path) -> None:
+        done = process("plugins", "test", plugin, *self.ONE)
+        assert done.returncode == 1
+        assert b"1 error" in done.stdout
+        assert b"NotImplementedError" in done.stdout
+
+    def test_configs_are_by_type(self, command: Command, storage: Path, tmp_path: Path) -> None:
+        for text, code, said in (
+            ("glacier: {depth: deep}", 1, b"`depth` has to be an integer"),
+            ("glacie: {}", 1, b"did you mean `glacier`?"),
+            ("glacier: 3", 2, b"under its name"),
+            ("[", 1, b"error[SC104]"),
+        ):
+            write(tmp_path / "configs.yaml", text)
+            done = command("plugins", "test", storage, "--config", "configs.yaml", *self.ONE)
+            assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+    def test_what_cannot_be_run_is_said_in_a_line(
+        self, command: Command, plugin: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done = command("plugins", "test", "nowhere.py")
+        assert (done.returncode, b"does not exist" in done.stderr) == (1, True)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        done = command("plugins", "test", plugin)
+        assert done.returncode == 2
+        assert b"pip install 'shadowcat-registry[testing]'" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 class TestTypes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .conformance import test
 from .look import list_, verify
 from .pin import pin
 
@@ -13,7 +14,7 @@ def command() -> None:
     """Look at plugins, check them, and pin them to their digests."""
 
 
-_COMMANDS = (list_, verify, pin)
+_COMMANDS = (list_, verify, pin, test)
 
 for _each in _COMMANDS:
     command.add_command(_each)

@@ -99,6 +99,12 @@ def fault_of_manifest(asked: Asked) -> PluginError | None:
     return None
 
 
+def say_whose(errors: Iterable[PluginError]) -> None:
+    """What an operator with `sudo` may not know."""
+    if os.name == "posix" and os.geteuid() == 0 and any(error.rule == "owner" for error in errors):
+        fail("this runs as root, who trusts nobody else: run it as the user of the process that is meant")
+
+
 def known_types(manifest: Path) -> Catalog:
     """The types that are built in, with those of the plugins that the manifest, if there is one, and the
     environment ask for. What is left out is said."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ...catalog import Catalog
+from ...control_socket import IS_SUPPORTED
 from ...errors import PluginError
 from ...events import WIRE_VERSION
 from ...location import MANIFEST_NAME
@@ -19,7 +20,8 @@ from ...plugins.refusals import PIN_COMMAND, quoted
 from ...plugins.section import Wanted
 from ..options import json_option, manifest_options
 from ..output import fail, printable, say, say_json, say_table, short_digest
-from .asked import fault_of_manifest, outside_of_manifests, read_asked
+from ..processes import NoAnswerError, processes_of
+from .asked import fault_of_manifest, outside_of_manifests, read_asked, say_whose
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def list_(manifest: Path, as_json: bool) -> None:
     No plugin is imported here: each is asked in a process of its own.
     """
     asked = read_asked(manifest)
-    infos = [*_built_in(), *(_load(asked.wanted()).infos)]
+    infos = [*_built_in(), *_as_running(_load(asked.wanted()).infos, manifest)]
     if as_json:
         plugins = [info.as_json() for info in infos]
         say_json({"version": WIRE_VERSION, "manifest": str(manifest), "plugins": plugins})
@@ -102,6 +104,7 @@ def verify(context: click.Context, manifest: Path, paths: tuple[Path, ...], as_j
     else:
         where = "there" if paths else f"in {manifest}, nor by $SHADOWCAT_PLUGIN_DIR"
         fail(f"no plugin is named {where}")
+    say_whose(verdict.error for verdict in verdicts if verdict.error is not None)
     context.exit(0 if is_good else 1)
 
 
@@ -144,6 +147,21 @@ def _built_in() -> Iterator[PluginInfo]:
     catalog = Catalog()
     for name in catalog.names():
         yield PluginInfo(name, "built-in", types={name: catalog.factory(name).version})
+
+
+def _as_running(infos: Sequence[PluginInfo], manifest: Path) -> Iterator[PluginInfo]:
+    """What only a process that has imported it can tell: that another version is installed by now."""
+    waiting: set[str] = set()
+    if any(info.distribution for info in infos) and IS_SUPPORTED:
+        for process in processes_of(manifest):
+            try:
+                plugins = process.ask("/v1/status")["plugins"]
+            except (NoAnswerError, KeyError) as error:
+                fail(str(error))
+                continue
+            waiting |= {it["name"] for it in plugins if it["state"] == "restart needed"}
+    for info in infos:
+        yield replace(info, state="restart needed") if info.name in waiting else info
 
 
 def _types(info: PluginInfo) -> str:

@@ -24,7 +24,7 @@ from ...plugins.trust import check_owned_manifest
 from ..files import rewrite
 from ..options import json_option, manifest_options
 from ..output import fail, printable, say, say_json
-from .asked import Asked, read_asked
+from .asked import Asked, read_asked, say_whose
 from .diff import section_diff
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -155,6 +155,7 @@ def _check_place(context: click.Context, manifest: Path) -> None:
         fail(f"{manifest} must not hold pins, since others could write them: {error.reason}")
         if error.remedy:
             fail(f"to mend it: {error.remedy}")
+        say_whose([error])
         context.exit(1)
 
 
