@@ -250,6 +250,8 @@ def _refuse_shared_names(plugins: Iterable[_Plugin]) -> None:
     not depend on what somebody does to another."""
     first: dict[str, _Plugin] = {}
     for plugin in plugins:
+        if plugin.error is not None and plugin.error.rule == "unpinned":
+            continue  # nobody asked for it: it takes no name from one that is asked for
         other = first.setdefault(plugin.name, plugin)
         if other is not plugin and plugin.error is None:
             reason = f"there is another plugin of that name at {other.place}, which comes first"

@@ -173,9 +173,9 @@ def no_digest(path: Path, pinned: str) -> PluginError | None:
 
 
 def unpinned(path: Path) -> PluginError:
-    return _refusal(
-        path, "unpinned", f"{path} has no pin, and this source is trusted by its pins", PIN_COMMAND
-    )
+    reason = f"{path} has no pin, and this source is trusted by its pins"
+    remedy = f"if this is a plugin that you mean: {PIN_COMMAND}; if not: rm -r -- {quoted(path)}"
+    return _refusal(path, "unpinned", reason, remedy)
 
 
 def bad_name(path: Path, name: str, fault: str, *, is_entry: bool) -> PluginError:

@@ -53,21 +53,27 @@ def verify(declaration: SourceDeclaration) -> Verification:
 
 def verify_all(declarations: Iterable[SourceDeclaration]) -> tuple[Verification, ...]:
     """`verify` each, in this order; a name belongs to the first that has it, another plugin of that name is
-    refused. One plugin that was declared twice is one."""
-    taken: dict[str, VerifiedSource] = {}
+    refused. So it is where the first one is refused itself: which of them runs must not depend on what
+    somebody does to another; but what is refused because nobody asked for it (it has no pin) takes no name.
+    One plugin that was declared twice is one."""
+    taken: dict[str, tuple[Path, str | None]] = {}
     found = []
     for declaration in declarations:
         verification = verify(declaration)
         kept, refused = [], list(verification.refusals)
         for source in verification.sources:
-            first = taken.setdefault(source.name, source)
-            if first is source:
+            own = normal(source.path), source.sha256
+            first = taken.get(source.name)
+            if first is None:
+                taken[source.name] = own
                 kept.append(source)
-            elif (normal(first.path), first.sha256) != (normal(source.path), source.sha256):
-                error = refusals.name_taken(
-                    source.path, first.path, source.name, is_entry=declaration.is_directory
-                )
+            elif first != own:
+                is_entry = declaration.is_directory
+                error = refusals.name_taken(source.path, first[0], source.name, is_entry=is_entry)
                 refused.append(refusals.about(error, source.name))
+        for error in verification.refusals:
+            if error.rule != "unpinned":
+                taken.setdefault(error.plugin, (Path(error.path or declaration.path), None))
         found.append(replace(verification, sources=tuple(kept), refusals=tuple(refused)))
     return tuple(found)
 

@@ -202,6 +202,14 @@ class TestRefusals:
         world.put("plugins/glacier.py", plugin("one")).chmod(0o666)
         assert [it.code for it in findings(world, both, cold={})] == ["SC801", "SC803", "SC302"]
 
+    def test_what_is_planted_beside_pinned_ones_takes_no_name_from_others(self, world: World) -> None:
+        world.put("mounted/glacier.py", plugin("planted"))
+        (world.directory / "mounted").chmod(0o1777)
+        both = {"sources": [{"directory": "mounted", "trust": "pinned"}, {"path": "plugins/glacier.py"}]}
+        loaded = load(world, both, cold={})
+        assert told(loaded.warnings) == [("SC801", "warning", "plugins/sources/0")]
+        assert loaded.providers["cold"].implementation == f"sha256:{digest(plugin('one'))}"
+
     def test_one_that_is_named_twice_is_one(self, world: World) -> None:
         both = {"sources": [{"directory": "plugins"}, {"path": "plugins/glacier.py"}]}
         assert load(world, both, cold={}).warnings == ()

@@ -365,6 +365,8 @@ class TestPins:
         verification = verify(declared(directory, trust="pinned", pins={"glacier.py": PIN}))
         assert names(verification) == ["glacier"]
         assert rules(verification) == [("arctic", "unpinned"), ("fifo", "unpinned"), ("planted", "unpinned")]
+        for error in verification.refusals:
+            assert (error.remedy or "").startswith("if this is a plugin that you mean: "), "nothing to paste"
 
     def test_hold_however_much_is_planted_beside_them(
         self, directory: Path, monkeypatch: pytest.MonkeyPatch
@@ -461,13 +463,22 @@ class TestSeveralDeclarations:
         assert names(first) == ["glacier"]
         assert (second.sources, second.refusals) == ((), ())
 
-    def test_a_refused_one_takes_no_name(self, tmp_path: Path) -> None:
+    def test_a_refused_one_keeps_its_name(self, tmp_path: Path) -> None:
         for place in "ab":
             (tmp_path / place).mkdir()
             (tmp_path / place / "glacier.py").write_bytes(GOOD)
         (tmp_path / "a" / "glacier.py").chmod(0o666)
         first, second = verify_all(declared(tmp_path / it) for it in "ab")
         assert rules(first) == [("glacier", "writable")]
+        assert rules(second) == [("glacier", "name-taken")]
+
+    def test_one_that_nobody_asked_for_takes_no_name(self, tmp_path: Path) -> None:
+        for place in "ab":
+            (tmp_path / place).mkdir()
+            (tmp_path / place / "glacier.py").write_bytes(GOOD)
+        planted = declared(tmp_path / "a", trust="pinned")
+        first, second = verify_all([planted, declared(tmp_path / "b")])
+        assert rules(first) == [("glacier", "unpinned")]
         assert names(second) == ["glacier"]
 
 
