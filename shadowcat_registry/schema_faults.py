@@ -6,15 +6,20 @@ It comes from whoever wrote the type, and is asked about every config: it must n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .dialect import DRAFT, MAX_KEPT, digest, validator_class
 from .errors import did_you_mean
 from .patterns import fault_of
 from .schema_walk import MANY, NAMED, ONE, PLAIN, Schema, mapping, resolve_reference, subschemas
 
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+
 _MAX_BRANCHES: Final = 10_000
 """How many schemas one may ask about the same value."""
+
+_TYPES: Final = ("array", "boolean", "integer", "null", "number", "object", "string")
 
 _checked: dict[bytes, tuple[str, ...]] = {}
 """By the digest of a schema. Each step on it is one operation of a dict, so it needs no lock."""
@@ -45,7 +50,7 @@ def check_schema(schema: object) -> tuple[str, ...]:
 def _faults(schema: Schema) -> list[str]:
     try:
         wrong = [
-            f"{'/'.join(map(str, error.absolute_path)) or 'the schema'}: breaks the rule `{error.validator}`"
+            f"{'/'.join(map(str, error.absolute_path)) or 'the schema'}: {_breach(error)}"
             for error in validator_class()(validator_class().META_SCHEMA).iter_errors(schema)
         ]
     except RecursionError:
@@ -72,6 +77,18 @@ def _faults(schema: Schema) -> list[str]:
         patterns = (part.get("pattern", ""), *mapping(part, "patternProperties"))
         wrong.extend(f"{place}: {fault}" for fault in map(fault_of, patterns) if fault)
     return wrong or _endless_references(schema)
+
+
+def _breach(error: ValidationError) -> str:
+    """Of the meta-schema."""
+    if (
+        error.validator == "anyOf"
+        and list(error.absolute_path)[-1:] == ["type"]
+        and isinstance(error.instance, str)
+    ):
+        hint = did_you_mean(error.instance, _TYPES)
+        return f"there is no type {error.instance[:64]!r}" + (f"; {hint}" if hint else "")
+    return f"breaks the rule `{error.validator}`"
 
 
 def _endless_references(schema: Schema) -> list[str]:

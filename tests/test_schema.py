@@ -449,7 +449,7 @@ class TestCheckSchema:
             ([], "not a mapping"),
             ({"type": {1, 2}}, "not JSON"),
             ({"default": float("nan")}, "not JSON"),
-            ({"type": "strin"}, "rule"),
+            ({"type": "strin"}, "there is no type 'strin'; did you mean `string`?"),
             ({"properties": {"a": {"minimum": "1"}}}, "properties/a/minimum"),
             ({"requierd": ["a"]}, "did you mean `required`"),
             ({"properties": {"a": {"typ": "string"}}}, "did you mean `type`"),

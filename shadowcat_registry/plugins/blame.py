@@ -1,7 +1,7 @@
 """From an exception that comes out of a plugin to the one line that an operator is shown.
 
-That is the plugin's own line and the kind of error. Its text is shown only where Python wrote it: a text of
-the plugin's may hold what it read from its environment. The whole exception is kept as the cause.
+That is the plugin's own line and the kind of error. Its text is shown only where Python or this package has
+written it: one of the plugin's may hold what it read from its environment. The whole exception is the cause.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from collections.abc import Callable
 from opcode import opmap
 from traceback import walk_tb
 from typing import Final
+
+from ..errors import RegistryError
+from . import decorator
 
 _MAX_CHARACTERS: Final = 200
 # What the interpreter says of the code, with names out of the code in it. Exactly these types: a class of the
@@ -40,19 +43,43 @@ def line_of(error: BaseException, shown: Shown) -> str:
     for frame, line in walk_tb(error.__traceback__):
         if (file := shown(frame.f_code.co_filename)) is not None:
             place = f"{file}:{line}: "  # the innermost is the last
-    text = ""
     if isinstance(error, SyntaxError) and (file := shown(error.filename or "")) is not None:
         place = f"{file}:{error.lineno}: "
+    text = _text_of(error)
+    if len(text) > _MAX_CHARACTERS:
+        text = text[:_MAX_CHARACTERS] + "…"
+    return f"{place}{type(error).__name__}" + (f": {text}" if text else "")
+
+
+def advice(plugin: str, error: BaseException) -> str | None:
+    """What to do about what authors get wrong first."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == plugin:
+        return "import the plugin's own modules relatively: from . import …"
+    if _is_of_environment(error):
+        return "read the environment in `create`: when a plugin is imported, a probe has none to show it"
+    return None
+
+
+def _text_of(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return error.msg
     if type(error) in _TELLING:
-        text = error.msg if isinstance(error, SyntaxError) else str(error)
-    elif isinstance(error, OSError) and error.strerror:
-        file = f": {error.filename}" if error.filename is not None else ""
-        text = f"{error.strerror}{file}"
-    if text:
-        text = f": {text}"
-        if len(text) > _MAX_CHARACTERS:
-            text = text[:_MAX_CHARACTERS] + "…"
-    return f"{place}{type(error).__name__}{text}"
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename is not None else "")
+    is_ours = type(error).__module__ == RegistryError.__module__ or _raised_in(error) == decorator.__name__
+    return str(error) if is_ours or _is_of_environment(error) else ""
+
+
+def _is_of_environment(error: BaseException) -> bool:
+    """Whether it is that of `os.environ[…]`; its text is the name of what is missing."""
+    return type(error) is KeyError and _raised_in(error) == "os"
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module whose code has raised it."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__", "")) if frames else ""
 
 
 def is_interrupt(error: BaseException) -> bool:

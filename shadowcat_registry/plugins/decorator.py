@@ -41,7 +41,7 @@ class BackendFactory:
     ) -> None:
         self.name, self.version, self.capabilities = name, version, capabilities
         self.display_name, self.description = display_name, description
-        self._backend, self._schema = backend, schema
+        self.backend, self._schema = backend, schema
         for method in _OPTIONAL:
             if hasattr(backend, method):
                 setattr(self, method, getattr(backend, method))
@@ -50,12 +50,12 @@ class BackendFactory:
         return self._schema
 
     def validate_config(self, config: Config) -> None:
-        validate = getattr(self._backend, "validate_config", None)
+        validate = getattr(self.backend, "validate_config", None)
         if validate is not None:
             validate(config)
 
     def create(self, config: Config, context: CreateContext) -> TapeStorageBackend:
-        return self._backend(config, context)
+        return self.backend(config, context)
 
 
 def provider(

@@ -30,7 +30,7 @@ from packaging.version import InvalidVersion, Version
 
 from ..errors import PluginError, did_you_mean
 from . import shape
-from .blame import is_interrupt, line_of
+from .blame import advice, is_interrupt, line_of
 from .effects import Surroundings
 from .records import TypeReport
 
@@ -299,7 +299,8 @@ def _run(installed: Installed, with_schemas: bool) -> shape.Checked:
         except BaseException as error:
             if is_interrupt(error):
                 raise
-            raise PluginError(installed.name, "import", blame(error), path=str(installed.path)) from error
+            remedy = advice(installed.name, error)
+            raise PluginError(installed.name, "import", blame(error), remedy, str(installed.path)) from error
         if not name:
             found = vars(found).get("PROVIDERS", shape.MISSING)
         exported = (found,) if name and not isinstance(found, tuple) else found

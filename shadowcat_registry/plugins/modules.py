@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from ..errors import PluginError
 from . import shape
-from .blame import is_interrupt, line_of
+from .blame import advice, is_interrupt, line_of
 from .effects import Surroundings, left_running
 from .records import TypeReport, VerifiedSource
 
@@ -127,16 +127,9 @@ def _run(source: VerifiedSource, generation: _Generation, with_schemas: bool) ->
     except BaseException as error:
         if is_interrupt(error):
             raise
-        raise PluginError(source.name, "import", blame(error), _advice(source.name, error)) from error
+        raise PluginError(source.name, "import", blame(error), advice(source.name, error)) from error
     exported = vars(module).get("PROVIDERS", shape.MISSING)
     return shape.check(source.name, exported, blame, with_schemas=with_schemas)
-
-
-def _advice(plugin: str, error: BaseException) -> str | None:
-    """For what an author of a package gets wrong first: its own name is no name of a module here."""
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == plugin:
-        return "import the plugin's own modules relatively: from . import …"
-    return None
 
 
 class _Source:

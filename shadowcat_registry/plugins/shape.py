@@ -21,7 +21,7 @@ from ..errors import PluginError, did_you_mean
 from ..metadata import NAME_PATTERN, Config, ProviderCapability, is_valid_name
 from ..schema_faults import check_schema
 from .blame import Blame, is_interrupt
-from .decorator import declared_factory
+from .decorator import BackendFactory, declared_factory
 from .records import TypeReport
 
 MISSING: Final = object()
@@ -34,6 +34,11 @@ TEXTS: Final = ("name", "display_name", "version", "description")
 _CAPABILITIES: Final = [str(capability) for capability in ProviderCapability]
 _METHODS: Final[Mapping[str, int]] = {"validate_config": 1, "create": 2, "acreate": 2, "check": 2, "close": 0}
 """What a factory can have → how many arguments it is called with."""
+_ARGUMENTS: Final = ("config", "context")
+_REMEDY: Final = (
+    "write @provider(name=…, version=…) above a backend class, or give the factory what the protocol "
+    "StorageProviderFactory has"
+)
 
 Checked = tuple[tuple["PluginFactory", ...], tuple[TypeReport, ...]]
 
@@ -181,10 +186,13 @@ class _Reading:
         if not [method for method in _METHODS if self._has_method(method) and method.endswith("create")]:
             self.faults.append("has no `create(config, context)`")
         schema = self._schema()
+        if isinstance(self.factory, BackendFactory) and not _takes(self.factory.backend, _ARGUMENTS):
+            self.faults.append("has a class that cannot be called with (config, context)")
         if self.faults:
             place = f"type `{name}`" if is_valid_name(name) else self.place
             kind = type(self.factory).__name__
-            raise PluginError(self.plugin, "shape", f"{place} ({kind}) {_joined(self.faults)}")
+            remedy = _REMEDY if any(fault.startswith("has no ") for fault in self.faults) else None
+            raise PluginError(self.plugin, "shape", f"{place} ({kind}) {_joined(self.faults)}", remedy)
         return TypeReport(name, display_name, version, description, capabilities, schema)
 
     def _get(self, name: str, *, required: bool = True) -> object:
@@ -232,13 +240,10 @@ class _Reading:
         if not callable(method):
             self.faults.append(f"has a `{name}` that cannot be called")
             return True
-        arguments = ("config", "context")[: _METHODS[name]]
+        arguments = _ARGUMENTS[: _METHODS[name]]
         try:
-            inspect.signature(method).bind(*arguments)
-        except TypeError:
-            self.faults.append(f"has a `{name}` that cannot be called with ({', '.join(arguments)})")
-        except ValueError:
-            pass  # what is written in C may have no signature: the call tells
+            if not _takes(method, arguments):
+                self.faults.append(f"has a `{name}` that cannot be called with ({', '.join(arguments)})")
         except BaseException as error:
             if is_interrupt(error):
                 raise
@@ -264,6 +269,16 @@ class _Reading:
             return None
         copy: Mapping[str, Any] = json.loads(text)
         return copy
+
+
+def _takes(method: Callable[..., object], arguments: Sequence[str]) -> bool:
+    try:
+        inspect.signature(method).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # what is written in C may have no signature: the call tells
+    return True
 
 
 def _plain(value: object) -> dict[Any, Any]:

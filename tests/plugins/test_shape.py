@@ -70,7 +70,7 @@ class TestRefused:
             (made.factory(SCHEMA + "{'default': {1, 2}}"), "shape", "what is of type set is no mapping"),
             (made.factory(SCHEMA + "{'default': float('nan')}"), "shape", "gives no schema: ValueError"),
             (made.factory(SCHEMA + "{'title': 'x' * 70_000}"), "shape", "a schema of more than 65,536 bytes"),
-            (made.factory(SCHEMA + "{'type': 'objekt'}"), "schema", "of `glacier`: type: breaks the rule"),
+            (made.factory(SCHEMA + "{'type': 'objekt'}"), "schema", "no type 'objekt'; did you mean `"),
             (made.factory(SCHEMA + "{'requierd': []}"), "schema", "no keyword 'requierd'; did you mean `"),
             (
                 made.factory(SCHEMA + "{'$ref': 'https://example.invalid/schema.json'}"),
@@ -237,6 +237,17 @@ class TestDecorator:
         with pytest.raises(ValueError, match=r"'serch' is no capability \(did you mean `search`\?\)"):
             sr.provider(name="glacier", version="1", capabilities={"serch"})
         assert "PEP 440" in refusal(DECORATED.replace("1.2.0", "new") + "PROVIDERS = (Glacier,)").reason
+        error = refusal(DECORATED.replace("{'search'}", "{'serch'}").replace('{"search"}', '{"serch"}'))
+        assert error.reason == "glacier.py:5: ValueError: 'serch' is no capability (did you mean `search`?)"
+        assert "'Glacier' cannot name" in refusal(DECORATED.replace('"glacier"', '"Glacier"')).reason
+        taking_less = DECORATED.replace("self, config, context", "self, config") + "PROVIDERS = (Glacier,)"
+        assert "has a class that cannot be called with (config, context)" in refusal(taking_less).reason
+
+    def test_a_class_without_it_is_told_of_it(self) -> None:
+        error = refusal("class Glacier: pass\nPROVIDERS = (Glacier,)")
+        assert "has no `name`" in error.reason
+        assert error.remedy is not None
+        assert error.remedy.startswith("write @provider(name=…, version=…) above a backend class")
 
     def test_the_class_is_registered_as_its_factory_would_be(self, tmp_path: Path) -> None:
         import shadowcat_registry as sr
