@@ -163,9 +163,8 @@ class Generations:
         name = self.snapshot.default if default is None else default.name
         if changes or name != self.snapshot.default:
             self._swap(providers, name)
-        for change in changes:
-            if change.provider is None:
-                self._settle(change.name)
+        for change in changes:  # of a revision that nobody ever opened, nothing else will ever end
+            self._settle(change.name)
         return Committed(self.snapshot.generation, tuple(retiring), tuple(idle))
 
     def remove(self, name: str) -> Committed:

@@ -289,6 +289,11 @@ class TestWhatIsInUse:
             assert [b.close_count for b in world.fake.backends] == [0, 0]
         assert [b.close_count for b in world.fake.backends] == [1, 0]
 
+    def test_a_revision_that_nobody_opened_leaves_nothing_behind(self, world: World) -> None:
+        for number in range(3):
+            world.declare(other={}, a={"path": f"{number}"})
+        assert [it.number for it in world.registry.revisions("a")] == [3]
+
     def test_a_removal_waits_for_the_last_lease_and_the_rest_is_applied(self, world: World) -> None:
         world.declare("a", a={}, b={})
         storage = world.registry.open_storage("b")
