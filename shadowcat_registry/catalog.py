@@ -11,7 +11,6 @@ from . import forks
 from .backend import StorageProviderFactory
 from .errors import InvalidNameError, ProviderExistsError, UnknownTypeError
 from .metadata import is_valid_name
-from .plugins.decorator import factory_behind
 
 BUILTIN_TYPES: Final = {
     "filesystem": "FilesystemProviderFactory",
@@ -25,6 +24,24 @@ NOT_YET: Final = {
     for name in ("postgresql", "s3")
 }
 """Types that the documentation of Shadowcat speaks of and that this version cannot serve."""
+
+
+def factory_behind(given: StorageProviderFactory | type) -> StorageProviderFactory:
+    """What is registered when somebody registers `given`: a factory, or a class below `@provider`.
+
+    Raises:
+        TypeError: it is another class.
+    """
+    if not isinstance(given, type):
+        return given
+    from .plugins.decorator import declared_factory  # who gives no class needs nothing of plugins
+
+    declared = declared_factory(given)
+    if declared is None:
+        raise TypeError(
+            f"{given.__qualname__} is a class with no `@provider` above it: give an instance of it"
+        )
+    return declared
 
 
 class Catalog:

@@ -22,6 +22,7 @@ from . import forks
 from .acquisition import Acquisition
 from .backend import StorageProviderFactory, TapeStorageBackend
 from .callers import caller, find_caller
+from .catalog import factory_behind
 from .checks import CHECK_SECONDS, Check, Checks
 from .closing import HangingClose
 from .errors import ProviderExistsError, StalePlanError
@@ -48,7 +49,6 @@ from .metadata import (
 )
 from .openings import CLOSE_PATIENCE_SECONDS
 from .overrides import stand_in
-from .plugins.decorator import factory_behind
 from .snapshot import Provider, Snapshot
 from .staging import InitHook, arun_hooks, complete_provider, make_provider, run_hooks, staging
 from .storage import TapeStorage

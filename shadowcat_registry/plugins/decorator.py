@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
-from ..backend import CreateContext, StorageProviderFactory, TapeStorageBackend
+from ..backend import CreateContext, TapeStorageBackend
 from ..errors import InvalidNameError, did_you_mean
 from ..metadata import Config, ProviderCapability, is_valid_name
 
@@ -104,22 +104,6 @@ def declared_factory(backend: type) -> BackendFactory | None:
     """That of a class with `@provider` above it; a class derived from it has none by that."""
     found = vars(backend).get(_MARK)
     return found if isinstance(found, BackendFactory) else None
-
-
-def factory_behind(given: StorageProviderFactory | type) -> StorageProviderFactory:
-    """What is registered when somebody registers `given`: a factory, or a class below `@provider`.
-
-    Raises:
-        TypeError: it is another class.
-    """
-    if not isinstance(given, type):
-        return given
-    declared = declared_factory(given)
-    if declared is None:
-        raise TypeError(
-            f"{given.__qualname__} is a class with no `@provider` above it: give an instance of it"
-        )
-    return declared
 
 
 def _words(name: str) -> str:
