@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from shadowcat_registry.backend import StorageProviderFactory, TapeStorageBackend
+from shadowcat_registry.errors import StorageUnavailableError
 from shadowcat_registry.metadata import ProviderCapability
 from shadowcat_registry.providers.filesystem import FilesystemProviderFactory
+from shadowcat_registry.providers.filesystem.compression import zstd_library
 from shadowcat_registry.providers.memory import MemoryProviderFactory
 from shadowcat_registry.providers.sqlite import SqliteProviderFactory
 from shadowcat_registry.storage import TapeStorage
@@ -22,6 +26,22 @@ RECORDINGS = sorted(DATA.glob("*.jsonl")) + [
     path for path in sorted(SHARED.glob("*.jsonl")) if not (DATA / path.name).exists()
 ]
 """The six small recordings, which are always there, and where there are more, those too."""
+
+
+def _has_zstd() -> bool:
+    try:
+        zstd_library()
+    except StorageUnavailableError:
+        return False
+    return True
+
+
+HAS_ZSTD = _has_zstd()
+needs_zstd = pytest.mark.skipif(
+    not HAS_ZSTD, reason="this Python has no zstd: it takes 3.14, or the extra [zstd]"
+)
+ZSTD = pytest.param("zstd", marks=needs_zstd)
+"""For `parametrize`."""
 
 FACTORIES: Mapping[str, Callable[[], StorageProviderFactory]] = {
     "filesystem": FilesystemProviderFactory,

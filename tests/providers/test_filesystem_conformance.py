@@ -10,7 +10,7 @@ import pytest
 from shadowcat_registry.providers.filesystem import FilesystemProviderFactory, sealing
 from shadowcat_registry.testing import TapeStorageConformance, TapeStorageEndurance
 
-from ..storages import DATA, RECORDINGS
+from ..storages import DATA, RECORDINGS, ZSTD
 
 
 class TestFilesystem(TapeStorageConformance):
@@ -34,7 +34,7 @@ class TestFilesystemInBlocks(TapeStorageConformance):
     factory = FilesystemProviderFactory
     recordings = sorted(DATA.glob("*.jsonl"))
 
-    @pytest.fixture(params=["zstd", pytest.param("gzip", marks=pytest.mark.ci)])
+    @pytest.fixture(params=[ZSTD, pytest.param("gzip", marks=pytest.mark.ci)])
     def config(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
         monkeypatch.setattr(sealing, "_LEAST_BYTES", 300)
         monkeypatch.setattr(sealing, "_SEAL_BYTES", 4_000)
@@ -49,7 +49,7 @@ class TestFilesystemCompressed(TapeStorageConformance):
     factory = FilesystemProviderFactory
     recordings = RECORDINGS
 
-    @pytest.fixture(params=["zstd", "gzip"])
+    @pytest.fixture(params=[ZSTD, "gzip"])
     def config(self, request: pytest.FixtureRequest) -> Mapping[str, Any]:
         return {"compression": request.param, "layout": "session"}
 
