@@ -13,7 +13,7 @@ import pytest
 
 from shadowcat_registry.errors import StorageUnavailableError, TapeExistsError, TapeNotFoundError
 from shadowcat_registry.providers.filesystem import listing, places
-from shadowcat_registry.providers.filesystem.backend import FilesystemBackend
+from shadowcat_registry.providers.filesystem.metadata_files import MetadataFiles
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tape import Direction, make_init_line, make_metadata, parse_line
 
@@ -205,7 +205,7 @@ class TestIndex:
 
         with opened(tmp_path, "flat") as storage:  # another process, which has the index only
             with monkeypatch.context() as patch:
-                patch.setattr(FilesystemBackend, "_metadata_text", refuse)
+                patch.setattr(MetadataFiles, "text", refuse)
                 assert storage.list() == storage.list() == first
             meta, etag = storage.get_meta("t3")
             storage.set_meta("t3", {**meta, "name": "changed"}, etag)
@@ -271,4 +271,4 @@ class TestTheRacyMoment:
             backend: Any = storage.use.source.backend
             os.utime(tmp_path / "tapes" / "t.meta.json")
             storage.list()
-            assert backend._listing._known == {}
+            assert backend._overview._listing._known == {}

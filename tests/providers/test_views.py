@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowcat_registry.backend import TapeQuery
-from shadowcat_registry.providers.filesystem import backend as filesystem
-from shadowcat_registry.providers.filesystem.backend import FilesystemBackend
+from shadowcat_registry.providers.filesystem import overview
 from shadowcat_registry.providers.filesystem.listing import NO_FILE, Known
+from shadowcat_registry.providers.filesystem.overview import Overview
 from shadowcat_registry.providers.filesystem.views import View
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tape import Direction
@@ -113,13 +113,13 @@ def let_rest(tmp_path: Path) -> None:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """At the files of which tapes somebody has looked."""
     found: list[str] = []
-    listed = FilesystemBackend._listed
+    listed = Overview._listed
 
-    def counting(self: FilesystemBackend, folder: Path, tape_id: str) -> Known | None:
+    def counting(self: Overview, folder: Path, tape_id: str) -> Known | None:
         found.append(tape_id)
         return listed(self, folder, tape_id)
 
-    monkeypatch.setattr(FilesystemBackend, "_listed", counting)
+    monkeypatch.setattr(Overview, "_listed", counting)
     return found
 
 
@@ -186,8 +186,8 @@ class TestWhatLeavesNoTrace:
             with path.open("r+") as file:
                 file.write(text)
                 file.truncate()
-            clock = monotonic() + filesystem.VIEW_SECONDS
-            monkeypatch.setattr(filesystem, "monotonic", lambda: clock)
+            clock = monotonic() + overview.VIEW_SECONDS
+            monkeypatch.setattr(overview, "monotonic", lambda: clock)
             assert storage.list().items[0]["name"] == "by hand"
 
     def test_a_tape_without_metadata_is_looked_at_each_time(self, tmp_path: Path) -> None:
