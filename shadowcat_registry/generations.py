@@ -153,9 +153,9 @@ class Generations:
                     new.live.number = old.live.number + 1 if old is not None else 1
                 elif change.in_place:
                     new.live.number += 1
-                self.openings.adopt(new.live)
+                self.openings.tally.adopt(new.live)
                 providers[change.name] = replace(new, state="active", number=new.live.number)
-            elif old is not None and self.openings.lease_count(change.name):
+            elif old is not None and self.openings.tally.lease_count(change.name):
                 providers[change.name] = replace(old, state="retiring")
                 retiring.append(change.name)
             else:
@@ -194,8 +194,8 @@ class Generations:
 
     def _check_unused(self, name: str) -> None:
         """Locked."""
-        if self.openings.lease_count(name):
-            holders = self.openings.holders(name)
+        if self.openings.tally.lease_count(name):
+            holders = self.openings.tally.holders(name)
             raise ProviderInUseError(name, len(holders), holders)
 
     def withdraw(self, provider: Provider) -> tuple[Opening | None, bool]:
@@ -221,7 +221,7 @@ class Generations:
 
     def _settle(self, name: str) -> bool:
         """Locked: let a retiring provider go of which nothing is left; whether it went."""
-        if not self.openings.is_done(name):
+        if not self.openings.tally.is_done(name):
             return False
         provider = self.snapshot.get(name)
         if provider is None or provider.state != "retiring":
@@ -286,7 +286,7 @@ class Generations:
 
     def _put(self, provider: Provider) -> None:
         """Locked: the next snapshot, with this one in its place."""
-        self.openings.adopt(provider.live)
+        self.openings.tally.adopt(provider.live)
         self._swap({**self.snapshot, provider.name: provider}, self.snapshot.default)
 
     # ------------------------------------------------------------------ forks
@@ -303,5 +303,5 @@ class Generations:
             if provider.state == "active"  # a retiring one was there for its holders only
         }
         for provider in providers.values():
-            self.openings.adopt(provider.live)
+            self.openings.tally.adopt(provider.live)
         self.snapshot = Snapshot(providers, snapshot.default, snapshot.generation)

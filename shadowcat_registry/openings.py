@@ -1,9 +1,9 @@
 """Opens backends, counts their leases, and closes them: once each, and never while somebody uses one.
 
-The engine of the registry, on the records of `leases.py` and under the registry's lock; who waits for whose
-construction is in `constructing`, the end of one backend in `closing`. Methods whose docstring says "locked"
-are called with it and call nothing foreign; all others are called without it. Knows no provider, no manifest,
-no default.
+The engine of the registry, on the records of `leases.py` and under the registry's lock; who uses what is
+counted in `tally`, who waits for whose construction is in `constructing`, the end of one backend in
+`closing`. Methods whose docstring says "locked" are called with it and call nothing foreign; all others are
+called without it. Knows no provider, no manifest, no default.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from .errors import (
     StorageClosedError,
 )
 from .leases import Lease, Opening, Revision
-from .metadata import Holder, ProviderCapability, RevisionInfo, Unclosed
+from .metadata import Holder, ProviderCapability, Unclosed
 from .storage import TapeStorage
+from .tally import Tally
 from .use import Guard, Source
 
 CLOSE_PATIENCE_SECONDS: Final = 5.0
@@ -68,9 +69,8 @@ class Openings:
         self._settle = settle
         self._tell_left = tell_left
         self._is_default = is_default
-        # Guarded by the registry's lock, as the records are. Values are replaced, never changed, so that
-        # counting may look at them without it.
-        self._revisions: dict[str, tuple[Revision, ...]] = {}
+        self.tally: Final = Tally()
+        # Guarded by the registry's lock, as the records are.
         self._opened: dict[Opening, None] = {}
         self._instances: dict[str, Lease] = {}
         # Of handles that were dropped unclosed. Written by the collector, which may run under any lock; and
@@ -80,54 +80,12 @@ class Openings:
 
     def start_anew(self, lock: threading.Lock) -> None:
         """In a forked child: what was open is the parent's, is left alone for ever, and refuses its users."""
-        opened = [
-            opening for revisions in self._revisions.values() for r in revisions for opening in r.openings
-        ]
-        for lease in (lease for opening in opened for lease in opening.leases):
+        for lease in (lease for opening in self.tally.openings() for lease in opening.leases):
             lease.mark_forked()
-        forks.keep((self._revisions, self._opened, self.dropped))
+        forks.keep((self.tally.start_anew(), self._opened, self.dropped))
         self._lock = lock
-        self._revisions, self._opened, self._instances, self.dropped = {}, {}, {}, deque()
+        self._opened, self._instances, self.dropped = {}, {}, deque()
         self.note_dropped = self.dropped.append
-
-    # ------------------------------------------------------------------ counting
-
-    def lease_count(self, provider: str, *more: Revision) -> int:
-        """Leases on all revisions of a provider, `more` included: a moment's number."""
-        return sum(revision.lease_count() for revision in {*self._revisions.get(provider, ()), *more})
-
-    def holders(self, provider: str) -> list[Holder]:
-        """Who has those leases, the oldest first."""
-        now = monotonic()  # once for all: ages of different moments would not say who is older
-        held = [holder for revision in self._revisions.get(provider, ()) for holder in revision.holders(now)]
-        return sorted(held, key=lambda holder: -holder.age_seconds)
-
-    def revisions(self, provider: str, *more: Revision) -> list[RevisionInfo]:
-        """All of a provider, `more` included, the newest last: a moment's list."""
-        known = {*self._revisions.get(provider, ()), *more}
-        return [
-            RevisionInfo(r.number, r.lease_count(), bool(r.openings), r.superseded)
-            for r in sorted(known, key=lambda revision: revision.number)
-        ]
-
-    def hanging(self) -> list[HangingClose]:
-        """Whose `close()` was given up and has not come back, the oldest first: a moment's list."""
-        return find_hanging(self._opened.copy())
-
-    def adopt(self, revision: Revision) -> None:
-        """Locked: count this revision's leases as its provider's."""
-        known = self._revisions.get(revision.provider, ())
-        if revision not in known:
-            self._revisions[revision.provider] = (*known, revision)
-
-    def is_done(self, provider: str) -> bool:
-        """Locked: forget revisions that have ended; whether that was all there was of the provider."""
-        kept = tuple(r for r in self._revisions.get(provider, ()) if r.openings or not r.superseded)
-        if kept:
-            self._revisions[provider] = kept
-            return False
-        self._revisions.pop(provider, None)
-        return True
 
     # ------------------------------------------------------------------ opening
 
@@ -138,7 +96,7 @@ class Openings:
             DependencyCycleError: this thread is constructing from the same revision already.
         """
         check_construction(revision)
-        self.adopt(revision)
+        self.tally.adopt(revision)
         return Opening(revision, shared, owner=self)
 
     def lease(
@@ -335,18 +293,16 @@ class Openings:
         openings = [opening for opening in self._opened if not opening.is_taken]
         for opening in openings:
             opening.mark_closing()
-        for name, revisions in tuple(self._revisions.items()):
-            for revision in revisions:
-                revision.superseded = True
-            self.is_done(name)
+        self.tally.supersede_all()
         return openings
+
+    def hanging(self) -> list[HangingClose]:
+        """Whose `close()` was given up and has not come back, the oldest first: a moment's list."""
+        return find_hanging(self._opened.copy())
 
     def outside_holders(self) -> list[Holder]:
         """Locked: who holds anything, apart from the backends here that stand on others."""
-        kept = {dependency.use for opening in self._opened for dependency in opening.dependencies}
-        openings = [o for revisions in self._revisions.values() for r in revisions for o in r.openings]
-        now = monotonic()
-        return [lease.as_holder(now) for o in openings for lease in o.leases if lease not in kept]
+        return self.tally.outside_holders(self._opened)
 
     def close(self, opening: Opening) -> Unclosed | None:
         """Close a backend that was marked as closing, if nobody else is at it. A failure is logged, returned,

@@ -142,7 +142,7 @@ class StorageProviderRegistry:
             ProviderNotFoundError: there is none of that name.
         """
         self._acquisition.find(name)
-        return self._openings.holders(name)
+        return self._openings.tally.holders(name)
 
     def revisions(self, name: str) -> list[RevisionInfo]:
         """The revisions of this provider that give out leases or are still in use, the newest last.
@@ -151,7 +151,7 @@ class StorageProviderRegistry:
             ProviderNotFoundError: there is none of that name.
         """
         live = self._acquisition.find(name).live
-        return self._openings.revisions(name, live)
+        return self._openings.tally.revisions(name, live)
 
     def health(self, name: str) -> Health:
         """How a provider stands by the checks that its declaration asks for; `unknown` before the first, and
@@ -539,7 +539,7 @@ class StorageProviderRegistry:
             type=provider.type,
             state=provider.state,
             revision=provider.revision,
-            instance_count=self._openings.lease_count(provider.name, provider.live),
+            instance_count=self._openings.tally.lease_count(provider.name, provider.live),
             is_default=provider.name == (snapshot.default or FALLBACK_DEFAULT),
             origin=provider.origin,
             health=provider.live.health,

@@ -146,7 +146,7 @@ class TestRetire:
         assert other.open_count == 0
         assert "provider 'fake', revision 1: still closing, and left alone" in caplog.text
         gate.open()
-        until(lambda: len(registry._openings._revisions["fake"]) == 1)
+        until(lambda: len(registry._openings.tally._revisions["fake"]) == 1)
 
     def test_a_sweep_says_once_who_has_been_closing_for_long(
         self, gate: Gate, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

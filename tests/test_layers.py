@@ -160,6 +160,7 @@ RANKS: dict[str, float] = {
     "snapshot": 4.1,
     "constructing": 4.05,
     "closing": 4.05,
+    "tally": 4.05,
     "openings": 4.1,
     "configs": 4.2,
     "overrides": 4.2,

@@ -40,7 +40,7 @@ class _Engine:
 
     def settle(self, name: str) -> bool:
         assert self.lock.locked()
-        return self.openings.is_done(name)
+        return self.openings.tally.is_done(name)
 
     def begin(self, revision: Revision, *, shared: bool = True) -> tuple[Opening, Lease]:
         with self.lock:
@@ -69,7 +69,7 @@ class TestConstruct:
 
         def create() -> MemoryBackend:
             assert not engine.lock.locked(), "foreign code runs under the lock"
-            assert engine.openings.lease_count("a") == 1
+            assert engine.openings.tally.lease_count("a") == 1
             return _backend()
 
         engine.openings.construct(opening, create)
@@ -85,7 +85,7 @@ class TestConstruct:
         with pytest.raises(CreationFailedError) as caught:
             engine.openings.construct(opening, create)
         assert caught.value == CreationFailedError("a", "its factory returned no backend")
-        assert (revision.shared, revision.openings, engine.openings.lease_count("a")) == (None, {}, 0)
+        assert (revision.shared, revision.openings, engine.openings.tally.lease_count("a")) == (None, {}, 0)
 
     def test_a_failure_leaves_nothing_behind(self) -> None:
         engine, revision = _Engine(), Revision("a", 1)
@@ -97,7 +97,7 @@ class TestConstruct:
         with pytest.raises(CreationFailedError, match="No space left") as caught:
             engine.openings.construct(opening, create)
         assert isinstance(caught.value.__cause__, OSError)
-        assert (revision.shared, revision.openings, engine.openings.lease_count("a")) == (None, {}, 0)
+        assert (revision.shared, revision.openings, engine.openings.tally.lease_count("a")) == (None, {}, 0)
 
     @pytest.mark.parametrize(
         "error",
@@ -119,7 +119,7 @@ class TestConstruct:
         with pytest.raises(type(error)) as caught:
             engine.openings.construct(opening, create)
         assert caught.value is error
-        assert engine.openings.lease_count("a") == 0
+        assert engine.openings.tally.lease_count("a") == 0
 
     def test_the_text_of_a_foreign_error_is_not_told(self) -> None:
         def create() -> MemoryBackend:
@@ -156,7 +156,7 @@ class TestConstruct:
         with pytest.raises(KeyboardInterrupt):
             engine.openings.construct(opening, lambda: 1 / 0)  # type: ignore[arg-type,return-value]
         assert opening.constructed.is_set()
-        assert engine.openings.lease_count("a") == 0
+        assert engine.openings.tally.lease_count("a") == 0
 
 
 class TestWait:
@@ -176,7 +176,7 @@ class TestWait:
         errors = [call.error() for call in [constructing, *waiting]]
         assert all(isinstance(error, CreationFailedError) for error in errors)
         assert len({id(error) for error in errors}) == 4, "a shared exception object mixes up tracebacks"
-        assert engine.openings.lease_count("a") == 0
+        assert engine.openings.tally.lease_count("a") == 0
 
     def test_an_interrupted_construction_is_a_failed_one_for_who_waits(self) -> None:
         engine, gate = _Engine(), Gate()
@@ -208,7 +208,7 @@ class TestWait:
         with pytest.raises(ConstructionTimeoutError) as caught:
             engine.openings.wait(lease)
         assert caught.value == ConstructionTimeoutError("a", 0.01)
-        assert engine.openings.lease_count("a") == 1
+        assert engine.openings.tally.lease_count("a") == 1
         gate.open()
         constructing.result()
         assert opening.source is not None, "the construction itself went on"
@@ -229,7 +229,7 @@ class TestWait:
         errors = [call.error() for call in (construct(a, b), construct(b, a))]
         assert all(isinstance(error, DependencyCycleError) for error in errors)
         assert {name for error in errors for name in error.names} == {"a", "b"}
-        assert engine.openings.lease_count("a") == engine.openings.lease_count("b") == 0
+        assert engine.openings.tally.lease_count("a") == engine.openings.tally.lease_count("b") == 0
 
 
 class TestRelease:
@@ -271,7 +271,7 @@ class TestRelease:
         class Slow(MemoryBackend):
             def close(self) -> None:
                 assert not engine.lock.locked(), "foreign code runs under the lock"
-                counts.append(engine.openings.lease_count("a"))
+                counts.append(engine.openings.tally.lease_count("a"))
                 super().close()
 
         opening.source = Source(
@@ -279,7 +279,7 @@ class TestRelease:
         )
         engine.openings.release(lease)
         assert counts == [1]
-        assert engine.openings.lease_count("a") == 0
+        assert engine.openings.tally.lease_count("a") == 0
 
     def test_of_many_at_once_exactly_one_closes(self) -> None:
         engine, revision = _Engine(), Revision("a", 1)
@@ -402,9 +402,9 @@ class TestTakeAll:
         first, _ = engine.open(Revision("a", 1))
         second, _ = engine.open(Revision("b", 1))
         with engine.lock:
-            engine.openings.adopt(Revision("idle", 1))
+            engine.openings.tally.adopt(Revision("idle", 1))
             assert engine.openings.take_all() == [first, second]
-            assert set(engine.openings._revisions) == {"a", "b"}
+            assert set(engine.openings.tally._revisions) == {"a", "b"}
         backend = cast(Source, first.source).backend
         with pytest.MonkeyPatch.context() as patch:
             closed: list[str] = []
