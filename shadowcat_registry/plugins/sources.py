@@ -85,7 +85,7 @@ def digests(declaration: SourceDeclaration) -> tuple[Mapping[str, str], tuple[Pl
     found: dict[str, str] = {}
     refused: list[PluginError] = []
     try:
-        with open_any(path if declaration.is_directory else path.parent) as directory:
+        with refusing(path), open_any(path if declaration.is_directory else path.parent) as directory:
             entries = [path.name]
             if declaration.is_directory:
                 entries = [name for name in directory.names() if _is_plugin(directory, name)]
@@ -93,7 +93,8 @@ def digests(declaration: SourceDeclaration) -> tuple[Mapping[str, str], tuple[Pl
                 name = _name_of(entry)
                 try:
                     _check_name(directory.path / entry, name, is_entry=declaration.is_directory)
-                    found[entry] = _digest(entry, _read(directory, entry))
+                    with refusing(directory.path / entry):
+                        found[entry] = _digest(entry, _read(directory, entry))
                 except PluginError as error:
                     refused.append(refusals.about(error, name))
     except PluginError as error:

@@ -14,9 +14,22 @@ from shadowcat_registry import includes
 from shadowcat_registry.errors import PluginError
 from shadowcat_registry.plugins import held, packages
 from shadowcat_registry.plugins.records import SourceDeclaration, Verification
-from shadowcat_registry.plugins.sources import MAX_PLUGINS, verify, verify_all
+from shadowcat_registry.plugins.sources import MAX_PLUGINS, digests, verify, verify_all
 
-from .places import EVIL, GOOD, carry_out, declared, look, mend, needs_posix, only_refusal
+from .places import (
+    EVIL,
+    GOOD,
+    STRANGER,
+    as_user,
+    carry_out,
+    declared,
+    look,
+    mend,
+    needs_posix,
+    needs_root,
+    only_refusal,
+    public_directory,
+)
 
 pytestmark = needs_posix
 
@@ -279,6 +292,24 @@ class TestAPackage:
         (directory / "arctic").symlink_to(write_package(tmp_path / "elsewhere"))
         assert only_refusal(look(directory)).rule == "symlink"
         assert mend(directory).sources[0].sha256 == PACKAGE_PIN
+
+    @needs_root
+    def test_that_may_not_be_looked_into_is_unreadable_for_all_who_ask(self) -> None:
+        with public_directory() as directory:
+            package = write_package(directory / "arctic")
+            package.chmod(0o700)
+            with as_user(STRANGER):
+                refused = [
+                    only_refusal(look(directory)),
+                    only_refusal(one(package)),
+                    only_refusal(one(package, trust="pinned", pins={"arctic": PACKAGE_PIN})),
+                    *digests(declared(directory))[1],
+                ]
+            assert [error.rule for error in refused] == ["unreadable"] * 4
+            for error in refused:
+                carry_out(error.remedy)
+            with as_user(STRANGER):
+                assert look(directory).sources[0].sha256 == PACKAGE_PIN
 
     def test_is_not_too_large(self, directory: Path) -> None:
         package = write_package(directory / "arctic")
