@@ -24,14 +24,18 @@ _THREAD_NAME: Final = "shadowcat-sync"
 class _Waiter:
     """Somebody whose lines no sync covers yet."""
 
-    __slots__ = ("is_covered", "leads", "turn")
+    __slots__ = ("covered", "is_woken", "turn")
 
-    def __init__(self) -> None:
+    def __init__(self, covered: list[_Waiter]) -> None:
+        self.covered = covered
         self.turn = threading.Lock()
         self.turn.acquire()
-        self.is_covered = False
-        self.leads = False
-        """It makes the next sync; guarded by the lock of its tape."""
+        self.is_woken = False
+
+    def wake(self) -> None:
+        if not self.is_woken:
+            self.is_woken = True
+            self.turn.release()
 
 
 class TapeSync:
@@ -47,8 +51,8 @@ class TapeSync:
         "_durability",
         "_durable_lines",
         "_finished",
+        "_leader",
         "_lock",
-        "_running",
         "_syncer",
         "_tape_id",
         "_told",
@@ -73,7 +77,9 @@ class TapeSync:
         self._syncer = syncer if durability.mode == "interval" else None
         # Guards everything below; the appender is never called under it.
         self._lock = threading.Lock()
-        self._running = False
+        # Whose sync it is that runs: the list of those whom it covers, which everybody brings along. A turn
+        # that a signal's handler has cut short is known by it, and passed on.
+        self._leader: list[_Waiter] | None = None
         self._finished = False
         self._waiting: list[_Waiter] = []
         self._durable_lines = 0
@@ -117,47 +123,63 @@ class TapeSync:
             SyncFailedError: a sync has failed, and nobody can tell.
             StorageClosedError: the tape was left as it is meanwhile.
         """
+        covered: list[_Waiter] = []
         waiter: _Waiter | None = None
+        try:
+            with self._lock:
+                if self._durable_lines >= line_count:
+                    return
+                if self.failure is not None:
+                    self._told = True
+                    raise _again(self.failure)
+                if self._finished:
+                    raise StorageClosedError(f"the recorder of tape {self._tape_id!r}")
+                if self._leader is None:
+                    self._leader = covered
+                else:
+                    waiter = _Waiter(covered)
+                    self._waiting.append(waiter)
+            if waiter is None or self._wait(waiter, line_count):
+                self._lead(covered, tells=True)
+        except BaseException:  # an interrupt perhaps, and nobody may be left waiting for us
+            self._leave(waiter, covered)
+            raise
+
+    def _wait(self, waiter: _Waiter, line_count: int) -> bool:
+        """Whether the next sync is ours to make; otherwise the lines are durable.
+
+        Raises:
+            SyncFailedError: they are not, and will not be.
+        """
+        waiter.turn.acquire()
         with self._lock:
-            if self._durable_lines >= line_count:
-                return
-            if self.failure is not None:
+            leads = self._leader is waiter.covered
+            failure = self.failure if self._durable_lines < line_count else None
+            if failure is not None:
                 self._told = True
-                raise _again(self.failure)
-            if self._finished:
-                raise StorageClosedError(f"the recorder of tape {self._tape_id!r}")
-            if self._running:
-                waiter = _Waiter()
-                self._waiting.append(waiter)
-            else:
-                self._running = True
-        if waiter is not None:
-            try:
-                waiter.turn.acquire()
-            except BaseException:  # a signal: the turn must not get lost
-                self._leave(waiter)
-                raise
-            if waiter.is_covered:
-                return
-            if not waiter.leads:
-                raise _again(self._known_failure())
-        self._lead(tells=True)
+            elif leads:
+                waiter.covered += self._waiting
+                self._waiting = []
+        if failure is not None:
+            raise _again(failure)
+        return leads
 
     def sync_noted(self) -> None:
         """For the syncer, in its thread: cover what is there, if anything was noted; a failure is logged."""
         with self._lock:
             if not self.is_noted or self._finished or self.failure is not None:
                 return
-            is_mine = not self._running
+            covered: list[_Waiter] = []
+            is_mine = self._leader is None
             if is_mine:
-                self._running = True
+                self._leader = covered
                 self.is_noted = False  # before the lines are counted: whatever comes later is noted again
         if not is_mine:  # a sync that may have begun too early for what was noted
             if self._syncer is not None:
                 self._syncer.note()
             return
         try:
-            self._lead(tells=False)
+            self._lead(covered, tells=False)
         except SyncFailedError as error:
             _logger.warning("%s", error)
 
@@ -181,25 +203,21 @@ class TapeSync:
 
     def _finish(self) -> None:
         """Wait for the sync that runs, if there is one, and let no other begin."""
-        with self._lock:
-            self._finished = True
-            if not self._running:
-                return
-            waiter = _Waiter()
-            self._waiting.append(waiter)
+        waiter = _Waiter([])
         try:
+            with self._lock:
+                self._finished = True
+                if self._leader is None:
+                    return
+                self._waiting.append(waiter)
             waiter.turn.acquire()
-        except BaseException:
-            self._leave(waiter)
+            self._leave(waiter, waiter.covered)
+        except BaseException:  # an interrupt, of that last call too perhaps, which may be made twice
+            self._leave(waiter, waiter.covered)
             raise
-        if waiter.leads:
-            self._pass_on()
 
-    def _lead(self, *, tells: bool) -> None:
-        """Make one sync for everybody who has been waiting until now. `_running` is ours; `tells`: an error
-        comes to somebody who records."""
-        with self._lock:
-            covered, self._waiting = self._waiting, []
+    def _lead(self, covered: list[_Waiter], *, tells: bool) -> None:
+        """Make one sync, for ourselves and for `covered`. `tells`: an error comes to somebody who records."""
         # In this order: a frame that is counted as a line has its seq in already, see `add_frame`.
         lines, seq = self._counters.line_count, self._counters.last_seq
         try:
@@ -210,50 +228,40 @@ class TapeSync:
             with self._lock:
                 self.failure = failure
                 self._told = tells
-                everybody = covered + self._waiting
-                self._waiting = []
-                self._running = False
-            for waiter in everybody:
-                waiter.turn.release()
+                self._follow(covered)
             raise _again(failure) from error
-        except BaseException:  # a signal: the sync has not failed, and who waited for it waits for the next
-            with self._lock:
-                self._waiting = covered + self._waiting
-            self._pass_on()
-            raise
         with self._lock:
             self._durable_lines = lines
             if not self._durability.volatile:
                 self.durable_seq = seq
-        for waiter in covered:
-            waiter.is_covered = True
-            waiter.turn.release()
-        self._pass_on()
+            if covered or self._waiting:
+                self._follow(covered)
+            else:
+                self._leader = None
 
-    def _pass_on(self) -> None:
-        """The next sync is made by the first who waits for it."""
-        with self._lock:
-            if not self._waiting:
-                self._running = False
-                return
-            heir = self._waiting.pop(0)
-            heir.leads = True
-        heir.turn.release()
-
-    def _leave(self, waiter: _Waiter) -> None:
+    def _leave(self, waiter: _Waiter | None, covered: list[_Waiter]) -> None:
+        """Nobody waits for this one any more. May be called twice."""
         with self._lock:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
-                return
-            if not waiter.leads:
-                return
-        self._pass_on()
+            if self._leader is covered:  # those that a sync has not covered wait for the next
+                self._waiting = [one for one in covered if not one.is_woken] + self._waiting
+                self._follow([])
 
-    def _known_failure(self) -> SyncFailedError:
-        with self._lock:
-            assert self.failure is not None  # noqa: S101 - nobody is woken otherwise
-            self._told = True
-            return self.failure
+    def _follow(self, covered: list[_Waiter]) -> None:
+        """Under the lock: the sync has ended for `covered`, and the next one is made by the first who waits
+        for it. Until the last line, whoever is interrupted in this has the turn, and passes it on again."""
+        for waiter in covered:
+            waiter.wake()
+        waiting = self._waiting
+        if waiting:
+            heir = waiting[0]
+            self._waiting = waiting[1:]
+            self._leader = heir.covered
+            heir.is_woken = True
+            heir.turn.release()
+        else:
+            self._leader = None
 
 
 class Syncer:

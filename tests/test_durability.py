@@ -456,7 +456,7 @@ class TestInEveryOrder:
 
         def check() -> None:
             assert not sync._waiting
-            assert not sync._running
+            assert sync._leader is None
             assert fail_at is not None or sorted(told) == appended
             assert sync.durable_seq < disk.durable
 
