@@ -1,8 +1,9 @@
 """Frames of threads that wait for the disk at once, written by one of them for all: one write, one sync.
 
-While a batch is written and synced, the next one gathers, which the first of its threads writes then. Each
-that is answered wakes the next one, so that a crowd does not fight over the interpreter. Whatever goes wrong
-with a batch is settled by each for itself, in its own thread. Knows neither recorder nor storage.
+Who comes when nobody writes does so at once, and alone. Meanwhile a batch gathers, which the first of its
+threads writes then. Each that is answered wakes the next one, so that a crowd does not fight over the
+interpreter. Whatever goes wrong with a batch is settled by each for itself, in its own thread. Knows neither
+recorder nor storage.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Batch:
         """Once they are in the tape."""
 
 
+WriteOne = Callable[[Direction, bytes], tuple[int, int]]
+"""Checks and writes one frame; returns its `seq`, and how many lines the tape has then."""
 Write = Callable[[Batch], int]
 """Writes a batch, all or, after an error, none of it; returns how many lines the tape has then."""
 Cover = Callable[[int], None]
@@ -84,20 +87,32 @@ class Gathering:
         # is noted there and the release of a turn no handler of a signal can run.
         self._lock = threading.Lock()
         self._open = _Round()
-        self._leader: _Waiter | None = None
+        self._leader: _Waiter | tuple[Direction, bytes] | None = None
+        """Or the frame that is written alone, in a thread that needs no more than that."""
 
-    def append(self, write: Write, cover: Cover, direction: Direction, message: bytes) -> int:
+    def append(
+        self, write_one: WriteOne, write: Write, cover: Cover, direction: Direction, message: bytes
+    ) -> int:
         """The `seq` of this frame, once it is durable. An interrupt (the handler of a signal that raises)
         concerns only the thread that it meets: its frame is not in the tape, or it is there once.
 
         Raises:
             As `write` and `cover`, for this frame.
         """
+        frame = direction, message
+        try:
+            if self._leader is None and self._goes_ahead(frame):
+                seq = _alone(frame, write_one, cover)
+                self._pass_on(frame)
+                return seq
+        except BaseException:  # an interrupt, of that last call too perhaps, which may be made twice
+            self._pass_on(frame)
+            raise
         check_direction(direction)
         check_message(message)  # here: what one caller does wrong is no other's error
         if len(message) > _LONG_BYTES:
-            return self._alone((direction, message), write, cover)
-        mine = _Waiter((direction, message), self._open)
+            return _alone(frame, write_one, cover)
+        mine = _Waiter(frame, self._open)
         try:
             self._join(mine)
             if self._leader is not mine:
@@ -105,10 +120,30 @@ class Gathering:
             if self._leader is mine:
                 self._lead(mine.round, write, cover)
             self._leave(mine)
-        except BaseException:  # an interrupt, of that last call too perhaps, which may be made twice
+        except BaseException:  # as above
             self._leave(mine)
             raise
-        return self._settle(mine, write, cover)
+        return self._settle(mine, write_one, cover)
+
+    def _goes_ahead(self, frame: tuple[Direction, bytes]) -> bool:
+        """Whether nobody writes: then it does, and who comes now waits for it."""
+        with self._lock:
+            if self._leader is not None:
+                return False
+            self._leader = frame
+            return True
+
+    def _pass_on(self, leader: object) -> None:
+        """To the first who waits, if this one led."""
+        with self._lock:
+            if self._leader is leader:
+                self._follow()
+
+    def _follow(self) -> None:
+        """Under the lock."""
+        self._leader = heir = self._open.waiters[0] if self._open.waiters else None
+        if heir is not None:
+            heir.turn.release()
 
     def _join(self, mine: _Waiter) -> None:
         with self._lock:
@@ -143,12 +178,9 @@ class Gathering:
             else:  # interrupted in its sleep: it is not woken any more
                 mine.is_gone = True
             if leads:
-                heir = self._open.waiters[0] if self._open.waiters else None
-                self._leader = heir
-                if heir is not None:
-                    heir.turn.release()
+                self._follow()
 
-    def _settle(self, mine: _Waiter, write: Write, cover: Cover) -> int:
+    def _settle(self, mine: _Waiter, write_one: WriteOne, cover: Cover) -> int:
         """What came of it for this frame, the leader having been interrupted perhaps."""
         round_ = mine.round
         batch, failure = round_.batch, round_.failure
@@ -160,14 +192,13 @@ class Gathering:
             if len(round_.waiters) == 1:
                 raise failure
         if batch is None or batch.seqs is None:  # nothing of it was written
-            return self._alone(mine.frame, write, cover)
+            return _alone(mine.frame, write_one, cover)
         if not round_.is_durable:
             cover(_ALL_LINES)
         return batch.seqs[mine.position]
 
-    @staticmethod
-    def _alone(frame: tuple[Direction, bytes], write: Write, cover: Cover) -> int:
-        batch = Batch((frame,))
-        cover(write(batch))
-        assert batch.seqs is not None  # noqa: S101 - it has been written
-        return batch.seqs[0]
+
+def _alone(frame: tuple[Direction, bytes], write_one: WriteOne, cover: Cover) -> int:
+    seq, line_count = write_one(*frame)
+    cover(line_count)
+    return seq

@@ -191,17 +191,26 @@ class TapeRecorder:
             SyncFailedError: an earlier frame, or with `durability: frame` this one, which then is in the
                 tape, may not outlive a loss of power.
         """
-        gathering = self.tape.gathering
+        gathering, sync = self.tape.gathering, self._sync
         if gathering is not None:
-            seq = gathering.append(self._write, self._sync.cover, direction, message)
-            self._announce()
-            return seq
-        sync = self._sync
+            seq = gathering.append(self._write_one, self._write, sync.cover, direction, message)
+        else:
+            seq, line_count = self._write_one(direction, message)
+            if not sync.is_noted:
+                sync.appended(line_count)
+        if self._followers.all:
+            self._followers.ring(self.tape_id)
+        if self._full_reason or self._told_full:
+            self._tell_full()
+        return seq
+
+    def _write_one(self, direction: Direction, message: bytes) -> tuple[int, int]:
+        """Returns its `seq`, and how many lines the tape has then."""
         with self.tape.lock:
             if not self.tape.is_open:
                 self.tape.check_open()
-            if sync.failure is not None:
-                sync.check()
+            if self._sync.failure is not None:
+                self._sync.check()
             seq = self._next_seq
             line = self._encoder.encode(direction, message, seq)
             # Taken before the write: an interrupt in the middle of it leaves a gap, never a double.
@@ -218,14 +227,7 @@ class TapeRecorder:
             else:
                 self._full_reason = ""
                 self._counters.add_frame(direction, seq, self._encoder.last_ms, len(line))
-            line_count = self._counters.line_count
-        if not sync.is_noted:
-            sync.appended(line_count)
-        if self._followers.all:
-            self._followers.ring(self.tape_id)
-        if self._full_reason or self._told_full:
-            self._tell_full()
-        return seq
+            return seq, self._counters.line_count
 
     def append_many(self, frames: Iterable[tuple[Direction, bytes]]) -> range:
         """Add frames in one write and return their `seq`s: all of them are in the tape, or, after an

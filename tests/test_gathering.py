@@ -46,13 +46,19 @@ class Tape:
             self.batches.append(len(batch.frames))
             return len(self.messages)
 
+    def write_one(self, direction: Direction, message: bytes) -> tuple[int, int]:
+        batch = Batch(((direction, message),))
+        line_count = self.write(batch)
+        assert batch.seqs is not None
+        return batch.seqs[0], line_count
+
     def cover(self, _line_count: int) -> None:
         there = len(self.messages)
         self.before_sync()
         self.durable = max(self.durable, there)
 
     def append(self, message: bytes) -> int:
-        seq = self.gathering.append(self.write, self.cover, C2S, message)
+        seq = self.gathering.append(self.write_one, self.write, self.cover, C2S, message)
         assert self.messages[seq] == message
         assert self.durable > seq, "acknowledged too early"
         return seq
@@ -128,7 +134,7 @@ class TestABatch:
         with pytest.raises(TypeError):
             tape.append("text")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="direction"):
-            tape.gathering.append(tape.write, tape.cover, "up", b"1")  # type: ignore[arg-type]
+            tape.gathering.append(tape.write_one, tape.write, tape.cover, "up", b"1")  # type: ignore[arg-type]
         crowd.gate.open()
         assert crowd.others[0].result() == 1
 
@@ -220,7 +226,7 @@ def test_an_interrupt_anywhere_loses_and_doubles_nothing(is_led: bool, before: i
         tape.check_at_rest()
         if strike.where is None:
             break
-    assert number > 20, "it was seen"
+    assert number > 12, "it was seen"
 
 
 class TestInEveryOrder:

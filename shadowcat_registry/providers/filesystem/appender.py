@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Final
 
 from ...directories import sync_directory
-from .files import naming, sync_data
+from .files import sync_data
 from .locks import WriteLock
 
 _LOOK_SECONDS: Final = 0.1
@@ -73,9 +73,13 @@ class FileAppender:
         self._look_at = monotonic() + _LOOK_SECONDS
 
     def sync(self) -> None:
-        self.look()
-        with naming(self._path):
+        if monotonic() >= self._look_at:
+            self.look()
+        try:
             sync_data(self.fd)
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
         if not self._named:
             sync_directory(self._path.parent)
             self._named = True
