@@ -105,13 +105,14 @@ class OpenTape:
             self.use.call("set_meta", self.tape_id, metadata, None)
             return
         now = format_time(datetime.now(UTC))
-        changes = {
+        changes: dict[str, Any] = {
             "status": status,
             "updated_at": now,
             "finalized_at": now if status == "finalized" else None,
-            "stats": self.counters.as_stats(),
             "checksum": self._checksum() if status == "finalized" else None,
         }
+        if not self.counters.is_partial:
+            changes["stats"] = self.counters.as_stats()
         self.use.update_meta(self.tape_id, changes)
 
     def _checksum(self) -> str:
@@ -276,9 +277,11 @@ class TapeRecorder:
                 batch.seqs = seqs
             return self._counters.line_count
 
-    def append_lines(self, lines: Iterable[bytes]) -> int:
+    def append_lines(self, lines: Iterable[bytes], *, counted: bool = True) -> int:
         """Add whole lines verbatim, in one write, and count what is on them; returns how many. Later
-        frames go on behind the highest `seq` among them. They are never dropped.
+        frames go on behind the highest `seq` among them. They are never dropped. Without `counted` they are
+        not parsed: for a tape that ends with metadata from elsewhere. One that ends without any keeps the
+        `stats` that it has.
 
         Raises:
             InvalidMessageError: one of them does not end in its only newline; none was added.
@@ -296,8 +299,9 @@ class TapeRecorder:
                 return 0
             with translated:
                 self._appender.append(batch)
+            add = self._counters.add_line if counted else self._counters.pass_line
             for line in batch:
-                self._counters.add_line(line)
+                add(line)
             self._next_seq = max(self._next_seq, self._counters.last_seq + 1)
             line_count = self._counters.line_count
         self._appended(line_count)

@@ -266,6 +266,8 @@ class TapeCounters:
     error_count: int = 0
     unparsed_count: int = 0
     size_bytes: int = 0
+    is_partial: bool = False
+    """There are lines that were not looked at, so that these are no statistics of the tape."""
 
     def add_frame(self, direction: str, seq: int, ts_ms: int, size_bytes: int) -> None:
         if direction in self.frames:  # a tape from elsewhere may hold anything; two integers it stays
@@ -306,6 +308,15 @@ class TapeCounters:
         self.checkpoint_count += kind == "checkpoint"
         self.unparsed_count += not isinstance(kind, str)
         return record
+
+    def pass_line(self, line: bytes) -> None:
+        """Note a line whose statistics are known elsewhere: that it is there, and its `seq`."""
+        seq = frame_seq(line)
+        if seq is not None and seq > self.last_seq:
+            self.last_seq = seq
+        self.size_bytes += len(line)
+        self.line_count += 1  # last, as above
+        self.is_partial = True
 
     def as_stats(self) -> dict[str, Any]:
         """The `stats` object of `.meta.json`."""

@@ -152,10 +152,10 @@ class TestAnIdThatIsThere:
         seen: list[tuple[object, object]] = []
         append_lines = TapeRecorder.append_lines
 
-        def look(self: TapeRecorder, lines: Iterable[bytes]) -> int:
+        def look(self: TapeRecorder, lines: Iterable[bytes], *, counted: bool) -> int:
             meta, _ = storage.get_meta(TAPE_ID)
             seen.append((meta["status"], meta["stats"]))
-            return append_lines(self, lines)
+            return append_lines(self, lines, counted=counted)
 
         monkeypatch.setattr(TapeRecorder, "append_lines", look)
         assert import_tape(storage, tape).outcome == "imported"
@@ -236,7 +236,7 @@ class TestBadInput:
 class TestFailureHalfWay:
     @pytest.fixture
     def failing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def append_lines(recorder: TapeRecorder, lines: Any) -> int:
+        def append_lines(recorder: TapeRecorder, lines: Any, *, counted: bool) -> int:
             raise StorageFullError("no space")
 
         monkeypatch.setattr(TapeRecorder, "append_lines", append_lines)
@@ -254,7 +254,7 @@ class TestFailureHalfWay:
     ) -> None:
         half_import(storage, tape, 10)
 
-        def append_lines(recorder: TapeRecorder, lines: Sequence[bytes]) -> int:
+        def append_lines(recorder: TapeRecorder, lines: Sequence[bytes], *, counted: bool) -> int:
             raise error
 
         with monkeypatch.context() as patch:

@@ -260,7 +260,7 @@ class _Copy:
     def _append(self, recorder: TapeRecorder, lines: Iterator[bytes]) -> None:
         for batch in batches(lines):
             self._check_fits(self._size_bytes)
-            recorder.append_lines(batch)
+            recorder.append_lines(batch, counted=False)
             self._progress.tell(self._tape_id, self._size_bytes)
 
     def _check_fits(self, size_bytes: int) -> None:

@@ -117,7 +117,7 @@ def _copy(
     source: _TapeFile, recorder: TapeRecorder, metadata: dict[str, Any] | None, *, skip: int = 0
 ) -> None:
     for batch in batches(islice(source.lines(), skip, None)):
-        recorder.append_lines(batch)
+        recorder.append_lines(batch, counted=False)
     recorder.finalize(source.made_metadata() if metadata is None else metadata)
 
 

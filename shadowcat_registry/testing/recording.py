@@ -124,6 +124,20 @@ class RecordingConformance(UnderTest):
             assert tape.append(S2C, b"1") == 42
         assert list(storage.read("t"))[1] == b"\xff\n"
 
+    def test_lines_that_are_not_counted_are_kept_and_no_wrong_statistics_are_written(
+        self, storage: TapeStorage
+    ) -> None:
+        init_line = make_init_line("t", "s", datetime.now(UTC))
+        stats = {"frame_count": 7, "checkpoint_count": 1}
+        tape = storage.adopt(init_line, {"tape_id": "t", "status": "recording", "stats": stats})
+        lines = [b"\xff\n", b'{"type":"frame","seq":41,"ts":5,"dir":"client_to_server"}\n']
+        assert tape.append_lines(lines, counted=False) == 2
+        assert (tape.line_count, tape.accepted_seq) == (3, 41)
+        assert tape.append(S2C, b"1") == 42
+        tape.finalize()
+        assert list(storage.read("t"))[1:3] == lines
+        assert storage.get_meta("t")[0]["stats"] == stats
+
     def test_flush_and_durable_flush_work(self, storage: TapeStorage) -> None:
         with storage.record("s", tape_id="t") as tape:
             tape.append(C2S, b"1")

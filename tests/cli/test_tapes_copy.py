@@ -112,10 +112,10 @@ class TestCopy:
     ) -> None:
         append_lines = sr.TapeRecorder.append_lines
 
-        def full(recorder: sr.TapeRecorder, lines: Iterable[bytes]) -> int:
+        def full(recorder: sr.TapeRecorder, lines: Iterable[bytes], *, counted: bool) -> int:
             if recorder.tape_id == FILES[2].stem:
                 raise sr.StorageFullError("No space left on device")
-            return append_lines(recorder, lines)
+            return append_lines(recorder, lines, counted=counted)
 
         with monkeypatch.context() as patch:
             patch.setattr(sr.TapeRecorder, "append_lines", full)
