@@ -50,6 +50,9 @@ def command(
             say(printable(line))
         say()
         _say_providers(status)
+        if status["plugins"]:
+            say()
+            _say_plugins(status["plugins"])
     context.exit(1 if _is_bad(status) else 0)
 
 
@@ -136,6 +139,21 @@ def _say_providers(status: Mapping[str, Any]) -> None:
             )
         )
     say_table(("PROVIDER", "TYPE", "STATE", "REVISION", "LEASES", "HEALTH"), rows)
+
+
+def _say_plugins(plugins: Sequence[Mapping[str, Any]]) -> None:
+    rows = [
+        (
+            it["name"],
+            it["state"],
+            ", ".join(f"{name} {version}" for name, version in it["types"].items()) or "-",
+            it["distribution"] or short_digest(it["sha256"]),
+            it["generations"],
+            it["problem"] or "",
+        )
+        for it in plugins
+    ]
+    say_table(("PLUGIN", "STATE", "TYPES", "CODE", "GENERATIONS", "PROBLEM"), rows)
 
 
 def _revisions(provider: Mapping[str, Any], revisions: Sequence[Mapping[str, Any]]) -> str:

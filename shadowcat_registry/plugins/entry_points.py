@@ -61,6 +61,10 @@ class Installed:
     project: Path | None = None
     """Of an editable installation: where it works on its files."""
 
+    def allows(self, version: str) -> bool:
+        """Whether this version is one that was asked for."""
+        return Requirement(self.requirement).specifier.contains(Version(version), prereleases=True)
+
     def shown(self, file: str) -> str | None:
         """As of `blame.line_of`."""
         real = os.path.realpath(file)
@@ -150,7 +154,7 @@ def load(
     """
     name = installed.name
     version, digest = _imported.get(name, (installed.version, installed.sha256))
-    if not Requirement(installed.requirement).specifier.contains(Version(version), prereleases=True):
+    if not installed.allows(version):
         reason = f"{name} {version} is what runs in this process, and {installed.requirement} is asked for"
         raise PluginError(name, "version", reason, f"restart the process: {installed.version} is installed")
     before, surroundings = set(sys.modules), Surroundings()
@@ -165,6 +169,11 @@ def load(
         raise
     _imported.setdefault(name, (version, digest))
     return LoadedDistribution(name, version, installed.path, digest, factories, reports)
+
+
+def is_imported(name: str) -> bool:
+    """Whether this process has imported the distribution, in whatever version; `name` as `Installed.name`."""
+    return name in _imported
 
 
 def moved_on(loaded: LoadedDistribution) -> str | None:

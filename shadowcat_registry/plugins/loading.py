@@ -21,7 +21,9 @@ from ..backend import StorageProviderFactory
 from ..errors import PluginError, PluginRule
 from ..marks import Pointer
 from ..metadata import Config, PluginInfo, PluginStateName, PluginUse, ProviderCapability
-from . import modules, probe, sources
+from . import entry_points, modules, probe, sources
+from .entry_points import Installed, LoadedDistribution
+from .modules import LoadedPlugin
 from .records import TypeReport, VerifiedSource
 from .section import Wanted
 
@@ -29,7 +31,8 @@ _MOST_PROBES: Final = min(4, os.cpu_count() or 1)
 """At once."""
 
 _Key = tuple[str, str]
-"""The name of a plugin, and the digest of its bytes."""
+"""The name of a plugin, and the digest of its bytes; of a distribution, of the list of its files."""
+Loaded = LoadedPlugin | LoadedDistribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class LoadedPlugins:
     """Whose change can change this, also those that are not there."""
     patterns: tuple[Path, ...] = ()
     """Where plugins may come to be, as `includes.expand` has them."""
-    imported: Mapping[_Key, modules.LoadedPlugin] = field(default_factory=dict)
+    imported: Mapping[_Key, Loaded] = field(default_factory=dict)
     """Whose code is here for it, by this load or an earlier one."""
 
 
@@ -68,40 +71,55 @@ class _Plugin:
     name: str
     pointer: Pointer
     source: VerifiedSource | None = None
+    installed: Installed | None = None
+    """What it comes from: one of the two, or none where it was refused before."""
     error: PluginError | None = None
-    loaded: modules.LoadedPlugin | None = None
+    loaded: Loaded | None = None
     reports: tuple[TypeReport, ...] | None = None
 
     @property
     def key(self) -> _Key:
-        return self.name, self.source.sha256 if self.source is not None else ""
+        # A distribution is imported once in a process: what was, stays, whatever is installed by now.
+        origin = self.loaded or self.source or self.installed
+        return self.name, origin.sha256 if origin is not None else ""
 
     @property
     def implementation(self) -> str:
-        return f"sha256:{self.key[1]}"
+        return f"sha256:{self.key[1]}" if self.installed is None else (self.distribution or "")
+
+    @property
+    def distribution(self) -> str | None:
+        """Its name and the version that runs, or would."""
+        if self.installed is None:
+            return None
+        loaded = self.loaded if isinstance(self.loaded, LoadedDistribution) else None
+        return f"{self.name} {(loaded or self.installed).version}"
 
     @property
     def place(self) -> str:
-        if self.source is not None:
-            return str(self.source.path)
+        if (origin := self.source or self.installed) is not None:
+            return str(origin.path)
         return (self.error.path if self.error is not None else None) or self.name
 
     def refuse(self, rule: PluginRule, reason: str, remedy: str) -> None:
         self.error = PluginError(self.name, rule, reason, remedy, self.place)
 
     def info(self) -> PluginInfo:
-        source, error = self.source, self.error
-        path = str(source.path) if source is not None else None
-        sha256 = source.sha256 if source is not None else None
-        state: PluginStateName = "owned"
-        if error is not None:
-            state = "shadowed" if error.rule == "name-taken" else "refused"
-            path = path or error.path
-        elif source is not None and source.trust == "pinned":
-            state = "pinned"
+        error, state = self.error, self._state()
+        path = self.place if self.source or self.installed or error is None else error.path
         types = {report.name: report.version for report in self.reports or () if error is None}
         problem = None if error is None else f"{error.rule}: {error.reason}"
-        return PluginInfo(self.name, state, path, sha256=sha256, types=types, problem=problem)
+        generations = 1 if isinstance(self.loaded, LoadedDistribution) else 0
+        return PluginInfo(
+            self.name, state, path, self.distribution, self.key[1] or None, types, problem, generations
+        )
+
+    def _state(self) -> PluginStateName:
+        if self.error is not None:
+            return "shadowed" if self.error.rule == "name-taken" else "refused"
+        if self.source is None:
+            return "installed"
+        return "pinned" if self.source.trust == "pinned" else "owned"
 
 
 class PluginLoader:
@@ -112,7 +130,7 @@ class PluginLoader:
     def __init__(self) -> None:
         # Guards the fields below.
         self._lock = threading.Lock()
-        self._imported: dict[_Key, modules.LoadedPlugin] = {}
+        self._imported: dict[_Key, Loaded] = {}
         self._probed: dict[_Key, tuple[TypeReport, ...]] = {}
         self._running: frozenset[_Key] = frozenset()
         self._generations: list[tuple[str, weakref.ref[Any]]] = []
@@ -165,8 +183,7 @@ class PluginLoader:
             stale = [it for key, it in self._imported.items() if kept.get(key) is not it]
             self._imported, self._running = kept, frozenset(kept)
             self._probed = {key: it for key, it in self._probed.items() if key in kept}
-        for plugin in stale:
-            modules.forget(plugin)
+        _forget(stale)
 
     def as_they_stand(self, infos: Iterable[PluginInfo]) -> tuple[PluginInfo, ...]:
         """The plugins of what runs as they are now; and those that are not asked for any more, as long as
@@ -174,8 +191,16 @@ class PluginLoader:
         with self._lock:
             self._generations = [it for it in self._generations if it[1]() is not None]
             living = Counter(name for name, _ in self._generations)
-            attempted = {name for name, _ in self._imported}
-        found = [replace(it, generations=living.pop(it.name, 0)) for it in infos]
+            imported = dict(self._imported)
+        found = []
+        for info in infos:
+            if info.distribution is None:
+                found.append(replace(info, generations=living.pop(info.name, 0)))
+                continue
+            loaded = _distribution(imported, info.name)
+            news = entry_points.moved_on(loaded) if loaded is not None else None
+            found.append(info if news is None else replace(info, state="restart needed", problem=news))
+        attempted = {name for name, _ in imported}
         gone = [name for name in living if name not in attempted]
         found += [PluginInfo(name, "retiring", generations=living[name]) for name in gone]
         return tuple(found)
@@ -186,7 +211,8 @@ class PluginLoader:
             imported, probed = dict(self._imported), dict(self._probed)
         for plugin in plugins:
             if plugin.error is None:
-                plugin.loaded = imported.get(plugin.key)
+                known = imported.get(plugin.key)
+                plugin.loaded = known if plugin.installed is None else _distribution(imported, plugin.name)
                 plugin.reports = (
                     plugin.loaded.reports if plugin.loaded is not None else probed.get(plugin.key)
                 )
@@ -198,6 +224,11 @@ class PluginLoader:
             try:
                 if plugin.source is not None:
                     plugin.reports = probe.probe(plugin.source, timeout_seconds=timeout_seconds)
+                elif plugin.installed is not None and entry_points.is_imported(plugin.name):
+                    # Another process would import what is installed now, and that may be another one.
+                    plugin.reports = entry_points.load(plugin.installed).reports
+                elif plugin.installed is not None:
+                    plugin.reports = probe.probe_installed(plugin.installed, timeout_seconds=timeout_seconds)
             except PluginError as error:
                 plugin.error = error
 
@@ -219,7 +250,7 @@ class PluginLoader:
             for plugin in right if is_import else ():
                 loaded = plugin.loaded
                 if loaded is not None:
-                    if plugin.key not in self._imported:
+                    if plugin.key not in self._imported and isinstance(loaded, LoadedPlugin):
                         self._generations.append((plugin.name, weakref.ref(loaded.generation)))
                     # Another thread may have been quicker: one of the same bytes is enough.
                     plugin.loaded = self._imported.setdefault(plugin.key, loaded)
@@ -227,9 +258,7 @@ class PluginLoader:
             if is_import:
                 stale += [self._imported.pop(key) for key in self._imported.keys() - used]
             kept = list(self._imported.values())
-        for it in stale:
-            if it not in kept:
-                modules.forget(it)
+        _forget(it for it in stale if it not in kept)
 
 
 def _verified(wanted: Wanted) -> tuple[list[_Plugin], tuple[Path, ...], tuple[Path, ...]]:
@@ -242,6 +271,20 @@ def _verified(wanted: Wanted) -> tuple[list[_Plugin], tuple[Path, ...], tuple[Pa
         plugins += [_Plugin(it.plugin, declaration.pointer, error=it) for it in found.refusals]
         files += found.files
         patterns += found.patterns
+    asked: dict[str, str] = {}
+    for requirement in wanted.requirements:
+        plugin = _Plugin(requirement.text, requirement.pointer)
+        plugins.append(plugin)
+        try:
+            plugin.installed = entry_points.find(requirement.text)
+        except PluginError as error:
+            plugin.name, plugin.error = error.plugin, error
+            continue
+        plugin.name = plugin.installed.name
+        first = asked.setdefault(plugin.name, requirement.text)
+        if first is not requirement.text:
+            reason = f"it is asked for twice: {first} and {requirement.text}"
+            plugin.refuse("distribution", reason, "ask for it once")
     return plugins, tuple(dict.fromkeys(files)), tuple(dict.fromkeys(patterns))
 
 
@@ -274,12 +317,36 @@ def _refuse_taken_types(plugins: Iterable[_Plugin], taken: Container[str]) -> No
 
 def _import(plugins: Iterable[_Plugin]) -> None:
     for plugin in plugins:
-        if plugin.error is None and plugin.loaded is None and plugin.source is not None:
+        if plugin.error is None:
             try:
-                plugin.loaded = modules.load(plugin.source, probed=plugin.reports)
+                plugin.loaded = _loaded(plugin)
                 plugin.reports = plugin.loaded.reports
             except PluginError as error:
                 plugin.error = error
+
+
+def _loaded(plugin: _Plugin) -> Loaded:
+    """Raises: PluginError: its code cannot be used."""
+    if plugin.source is not None:
+        return plugin.loaded or modules.load(plugin.source, probed=plugin.reports)
+    if plugin.installed is None:
+        raise ValueError(f"{plugin.name} comes from nothing")
+    known = plugin.loaded
+    if isinstance(known, LoadedDistribution) and plugin.installed.allows(known.version):
+        return known
+    return entry_points.load(plugin.installed, probed=None if known else plugin.reports)
+
+
+def _distribution(imported: Mapping[_Key, Loaded], name: str) -> LoadedDistribution | None:
+    found = (it for it in imported.values() if isinstance(it, LoadedDistribution) and it.name == name)
+    return next(found, None)
+
+
+def _forget(loaded: Iterable[Loaded]) -> None:
+    """What is installed stays imported until the end of the process."""
+    for it in loaded:
+        if isinstance(it, LoadedPlugin):
+            modules.forget(it)
 
 
 class ReportedType:

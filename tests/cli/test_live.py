@@ -19,6 +19,7 @@ from shadowcat_registry.runtime import Runtime
 from shadowcat_registry.watch import WatchStatus
 
 from ..fakes import Gate, until
+from ..plugins.worlds import digest, plugin
 from .conftest import MANIFEST, Command
 from .test_run import Running, running, save_atomically, started
 
@@ -210,6 +211,22 @@ class TestStatus:
         assert status["state"] == "ok"
         assert status["pid"] == os.getpid()
         assert {condition["name"] for condition in status["conditions"]} >= {"applied", "retiring", "healthy"}
+
+    def test_says_which_plugins_run_and_which_are_refused(
+        self, command: Command, live: Runtime, manifest: Path
+    ) -> None:
+        directory = manifest.parent / "plugins"
+        directory.mkdir(mode=0o755)
+        for name, text in (("glacier.py", plugin()), ("arctic.py", "1 / 0\n")):
+            (directory / name).write_text(text)
+            (directory / name).chmod(0o644)
+        manifest.write_text(TWO + "plugins: {probe: false, sources: [{directory: plugins}]}\n")
+        live.reload()
+        *_, head, arctic, glacier = (line.split() for line in out(command("status")))
+        assert head == ["PLUGIN", "STATE", "TYPES", "CODE", "GENERATIONS", "PROBLEM"]
+        assert arctic[:2] == ["arctic", "refused"]
+        assert " ".join(arctic).endswith("arctic.py:1: ZeroDivisionError")
+        assert glacier == ["glacier", "owned", "glacier", "1.0", digest(plugin())[:12], "1"]
 
     def test_history_has_commits_and_refusals(self, command: Command, live: Runtime, manifest: Path) -> None:
         manifest.write_text(BROKEN)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,6 +21,7 @@ from shadowcat_registry.errors import Finding, ManifestError, PluginError
 from shadowcat_registry.load import load_manifest
 from shadowcat_registry.manifest import Manifest
 from shadowcat_registry.metadata import PluginUse
+from shadowcat_registry.plugins import entry_points
 from shadowcat_registry.plugins.loading import LoadedPlugins, PluginLoader
 from shadowcat_registry.plugins.records import SourceDeclaration
 from shadowcat_registry.plugins.section import Wanted, read_section
@@ -28,6 +30,7 @@ from shadowcat_registry.runtime import Runtime
 from shadowcat_registry.startup import load_plugin_providers
 
 from ..fakes import Factory, Running
+from . import wheels
 from .worlds import World, digest, manifest, plugin
 
 OWNED = {"sources": [{"path": "plugins/glacier.py"}]}
@@ -443,6 +446,88 @@ class TestTheLoader:
             ("shadowcat-glacier>=1", ("plugins", "entry_points", 0))
         ]
         assert (wanted.probes, wanted.probe_timeout_seconds, wanted.is_strict) == (False, 3.0, True)
+
+
+class TestDistributions:
+    """Those that the manifest lists, out of real wheels."""
+
+    ASKED: ClassVar[dict[str, Any]] = {"entry_points": ["shadowcat-glacier>=1"]}
+
+    @pytest.fixture(autouse=True)
+    def site(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+        monkeypatch.setattr(entry_points, "_imported", {})
+        (tmp_path / "site").mkdir()
+        monkeypatch.syspath_prepend(str(tmp_path / "site"))
+        self.install(tmp_path / "site", "one")
+        yield tmp_path / "site"
+        sys.modules.pop("glacier_of_ours", None)
+
+    def install(self, site: Path, code: str, version: str = "1.2.0") -> None:
+        for old in site.iterdir():
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        files = {"glacier_of_ours.py": plugin(code, version=version)}
+        wheels.unpack(wheels.wheel(site.parent, files, version=version), site)
+
+    def test_one_that_is_listed_adds_its_types(self, world: World) -> None:
+        runtime = world.start(self.ASKED, cold={})
+        assert world.code() == "one"
+        (info,) = runtime.status().plugins
+        assert (info.name, info.state, info.distribution, info.types, info.generations) == (
+            "shadowcat-glacier",
+            "installed",
+            "shadowcat-glacier 1.2.0",
+            {"glacier": "1.2.0"},
+            1,
+        )
+
+    def test_one_that_is_not_listed_is_not_even_imported(self, world: World) -> None:
+        assert [it.code for it in findings(world, None, cold={})] == ["SC302"]
+        assert "glacier_of_ours" not in sys.modules
+
+    def test_checking_imports_none(self, world: World) -> None:
+        assert told(load(world, self.ASKED, use="verify", cold={}).warnings)[0][0] == "SC806"
+        found = findings(world, self.ASKED, use="probe", cold={"deep": 1})
+        assert told(found) == [("SC201", "error", "providers/cold/config/deep")]
+        assert "glacier_of_ours" not in sys.modules
+
+    @pytest.mark.parametrize(
+        ("asked", "said"),
+        [
+            (["shadowcat-glacier>=2"], "1.2.0 is installed, and >=2 is asked for"),
+            (["shadowcat-glacer"], "did you mean"),
+            (["shadowcat-glacier", "shadowcat_glacier"], "asked for twice"),
+            (["shadowcat-glacier>>1"], "names no distribution"),
+        ],
+    )
+    def test_one_that_cannot_be_used_is_said_where_it_is_listed(
+        self, world: World, asked: list[str], said: str
+    ) -> None:
+        found = findings(world, {"entry_points": asked}, warm="memory")
+        place = f"plugins/entry_points/{len(asked) - 1}"
+        assert told(found) == [("SC805", "warning", place)]
+        assert said in found[0].message
+
+    def test_another_version_waits_for_a_restart(self, world: World, site: Path) -> None:
+        runtime = world.start(self.ASKED, cold={})
+        self.install(site, "two", "1.3.0")
+        world.write(self.ASKED, cold={"depth": 4})
+        assert world.reload() == "committed"
+        assert (world.code(), world.events[-1].updated) == ("one", ("cold",))
+        (info,) = runtime.status().plugins
+        assert (info.state, info.distribution) == ("restart needed", "shadowcat-glacier 1.2.0")
+        assert info.problem == "shadowcat-glacier 1.2.0 runs, and 1.3.0 is installed"
+        assert runtime.plan().actions == ()
+
+    def test_one_that_is_asked_for_in_the_version_of_the_next_start_says_so(
+        self, world: World, site: Path
+    ) -> None:
+        world.start(self.ASKED, cold={})
+        self.install(site, "two", "2.0")
+        world.write({"entry_points": ["shadowcat-glacier>=2"]}, cold={})
+        assert world.reload() == "rejected"
+        assert [it.code for it in world.findings] == ["SC805", "SC302"]
+        assert "restart the process" in str(world.findings[0].hint)
+        assert world.code() == "one"
 
 
 class TestInAProcess:

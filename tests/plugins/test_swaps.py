@@ -306,6 +306,7 @@ class TestASwappingProcess:
                 loads = 0
                 while loads < LOADS or not (given and refused - {"missing"}):
                     loads += 1
+                    assert loads < 100 * LOADS, (given, refused)
                     try:
                         given.update(load(place))
                     except PluginError as error:
