@@ -65,6 +65,8 @@ class Candidate:
         self.plugins: LoadedPlugins | None = None
         """What came of those that it asks for."""
         self.plugin_places: tuple[PluginPlace, ...] = ()
+        self.lost_types: Mapping[str, str] = {}
+        """Types that run, and that no plugin has any more → where it was."""
         self.has_unseen_types = False
         """There are plugins of which nobody has asked which types they have."""
         self.findings: list[Finding] = list(reader.findings)
@@ -171,6 +173,8 @@ class Candidate:
         if refused := [it.name for it in infos if it.state in ("refused", "shadowed")]:
             more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
             listing += f"; refused: the plugin {', '.join(f'`{it[:64]}`' for it in refused[:3])}{more}"
+        if name in self.lost_types:
+            listing += f"; the one that runs came from {self.lost_types[name]}, which is no plugin any more"
         message = f"there is no provider type `{name[:64]}`"
         self.add(code, message, pointer, f"{nearest} {listing}" if nearest else listing, on_key=on_key)
 

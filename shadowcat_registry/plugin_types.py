@@ -7,7 +7,7 @@ environment, asks for one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,8 +29,17 @@ _CODES: Final[Mapping[PluginRule, str]] = {
 }
 """All others are about trust."""
 _UNTRUSTED: Final = "SC801"
-MAY_PASS: Final = frozenset({_UNTRUSTED, "SC802", "SC804", "SC805", "SC808"})
-"""What can be mended without a change of any file's content: by `chmod`, `chown`, `pip install`."""
+_MAY_PASS: Final = frozenset({_UNTRUSTED, "SC802", "SC804", "SC805", "SC808"})
+_FOLLOWS: Final = frozenset({"SC302", "SC304"})
+"""What is wrong then with those who use a plugin that is refused."""
+
+
+def may_pass(findings: Iterable[Finding]) -> bool:
+    """Whether all that is wrong can be mended without a change of any file's content, so that no watch would
+    see it: by `chmod`, `chown`, `pip install`."""
+    found = tuple(findings)
+    errors = {finding.code for finding in found if finding.severity == "error"}
+    return errors <= _MAY_PASS | _FOLLOWS and any(finding.code in _MAY_PASS for finding in found)
 
 
 class PluginTypes:
@@ -42,6 +51,7 @@ class PluginTypes:
         # Guards that there is one loader; nothing is called under it.
         self._lock = threading.Lock()
         self._loader: PluginLoader | None = None
+        self._running: LoadedPlugins | None = None
         forks.in_child(self, PluginTypes._start_anew)
 
     def _start_anew(self) -> None:
@@ -54,6 +64,7 @@ class PluginTypes:
         directory = self._environ.get(PLUGIN_VARIABLE) if use != "ignore" else None
         has_wrong_form = any(finding.pointer[:1] == ("plugins",) for finding in candidate.findings)
         if not has_wrong_form and not (section.get("sources") or section.get("entry_points") or directory):
+            candidate.lost_types = self._lost_types(None)
             return
         if has_wrong_form or use == "ignore":
             candidate.has_unseen_types = True
@@ -73,18 +84,21 @@ class PluginTypes:
         for refusal in loaded.refusals:
             _note(candidate, refusal.error, refusal.pointer, is_strict=wanted.is_strict)
         candidate.plugins = loaded
+        candidate.lost_types = self._lost_types(loaded)
         candidate.catalog = candidate.catalog.extended(loaded.types, loaded.implementations)
         candidate.has_unseen_types = loaded.are_unseen
 
     def keep(self, loaded: LoadedPlugins | None) -> None:
         """These run now: the code of all others is given up, and alive only as long as something uses it."""
-        loader = self._the_loader_if_any()
+        with self._lock:
+            loader, self._running = self._loader, loaded
         if loader is not None:
             loader.keep(loaded)
 
     def as_they_stand(self, running: LoadedPlugins | None) -> tuple[PluginInfo, ...]:
         """The plugins of what runs as they are now, and those of which only the code is still there."""
-        loader = self._the_loader_if_any()
+        with self._lock:
+            loader = self._loader
         infos = running.infos if running is not None else ()
         return infos if loader is None else loader.as_they_stand(infos)
 
@@ -97,9 +111,14 @@ class PluginTypes:
                 self._loader = made
             return self._loader
 
-    def _the_loader_if_any(self) -> PluginLoader | None:
+    def _lost_types(self, loaded: LoadedPlugins | None) -> dict[str, str]:
+        """The types that run and are not there any more → where they came from."""
         with self._lock:
-            return self._loader
+            running = self._running
+        found = loaded.infos if loaded is not None else ()
+        there = {info.name for info in found}
+        gone = [info for info in running.infos if info.name not in there] if running is not None else []
+        return {name: info.path or info.name for info in gone for name in info.types}
 
 
 def _fault_of_owner(manifest: Path) -> PluginError | None:

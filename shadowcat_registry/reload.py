@@ -20,7 +20,7 @@ from .load import ManifestLoader
 from .manifest import Manifest
 from .marks import Mark
 from .metadata import format_time
-from .plugin_types import MAY_PASS
+from .plugin_types import may_pass
 from .preview import PlanReport
 from .progress import OverdueError, Progress
 from .reconcile import Report, preview_reload, reconcile
@@ -153,9 +153,8 @@ class Reloader:
             return Refused("degraded", (self._missing(error),))
         except ManifestError as error:
             is_absent = any(finding.code == "SC103" for finding in error.findings)
-            may_pass = any(finding.code in MAY_PASS for finding in error.findings)
             state: Literal["degraded", "rejected"] = "degraded" if is_absent else "rejected"
-            return Refused(state, error.findings, error.digest, retryable=may_pass)
+            return Refused(state, error.findings, error.digest, retryable=may_pass(error.findings))
         except OverdueError as error:
             message = f"loading the manifest: {error}; what runs is kept"
             return Refused("rejected", (Finding("SC705", message, start),), digest, retryable=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -12,6 +12,8 @@ from ..events import WIRE_VERSION
 from .options import json_option, manifest_options, pid_option
 from .output import fail, moment, printable, say, say_json, say_table, short_digest
 from .processes import GoneError, NoAnswerError, Process, nobody, processes_of, the_process
+
+_REFUSED_PLUGINS: Final = ("SC801", "SC802", "SC803", "SC804", "SC805")
 
 
 @click.command()
@@ -77,6 +79,8 @@ def _headline(status: Mapping[str, Any]) -> Iterator[str]:
     if held:
         name = held[0]["pointer"].rpartition("/")[2]
         yield f"  to do: have its leases closed (`shadowcat-registry why {name}`), or declare it again"
+    elif state == "rejected" and any(finding["code"] in _REFUSED_PLUGINS for finding in status["findings"]):
+        yield "  to do: mend the plugin that is refused; what runs is not affected"
     elif state == "rejected":
         file = errors[0]["file"] if errors else status["manifest"]
         yield f"  to do: mend {file}; what runs is not affected"

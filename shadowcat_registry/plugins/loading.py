@@ -14,6 +14,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 from .. import forks
@@ -29,6 +30,9 @@ from .section import Wanted
 
 _MOST_PROBES: Final = min(4, os.cpu_count() or 1)
 """At once."""
+
+_PROBE_AGAIN_SECONDS: Final = 60.0
+"""One that ends, crashes or hangs its process does so again, and that takes time: not with every reload."""
 
 _Key = tuple[str, str]
 """The name of a plugin, and the digest of its bytes; of a distribution, of the list of its files."""
@@ -132,6 +136,8 @@ class PluginLoader:
         self._lock = threading.Lock()
         self._imported: dict[_Key, Loaded] = {}
         self._probed: dict[_Key, tuple[TypeReport, ...]] = {}
+        self._failed: dict[tuple[_Key, float], tuple[float, PluginError]] = {}
+        """Of a probe with so much time: when it has failed, and how."""
         self._running: frozenset[_Key] = frozenset()
         self._generations: list[tuple[str, weakref.ref[Any]]] = []
         """Of all that was imported and is not known to be gone, with the name of its plugin."""
@@ -219,8 +225,16 @@ class PluginLoader:
 
     def _probe(self, plugins: Iterable[_Plugin], timeout_seconds: float) -> None:
         new = [it for it in plugins if it.error is None and it.reports is None]
+        now = monotonic()
+        with self._lock:
+            self._failed = {key: it for key, it in self._failed.items() if now < it[0] + _PROBE_AGAIN_SECONDS}
+            failed = dict(self._failed)
 
         def ask(plugin: _Plugin) -> None:
+            key = plugin.key, timeout_seconds
+            if key in failed:
+                plugin.error = failed[key][1]
+                return
             try:
                 if plugin.source is not None:
                     plugin.reports = probe.probe(plugin.source, timeout_seconds=timeout_seconds)
@@ -231,6 +245,9 @@ class PluginLoader:
                     plugin.reports = probe.probe_installed(plugin.installed, timeout_seconds=timeout_seconds)
             except PluginError as error:
                 plugin.error = error
+                if error.rule == "probe":
+                    with self._lock:
+                        self._failed[key] = monotonic(), error
 
         if len(new) < 2:
             for plugin in new:

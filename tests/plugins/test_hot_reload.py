@@ -216,6 +216,17 @@ class TestABrokenChange:
         until(lambda: runtime.status().state == "ok")
         assert world.code() == "two"
 
+    def test_beside_another_error_waits_for_that_to_be_mended(self, world: World) -> None:
+        world.start(DIRECTORY, warm="memory")
+        world.put("plugins/glacier.py", "1 / 0")
+        world.write(DIRECTORY, warm="memry")
+        assert world.reload() == "rejected"
+        assert [finding.code for finding in world.findings] == ["SC804", "SC302"]
+        assert world.runtime.status().retry_in_seconds is not None  # it may be the type of the plugin
+        world.write(DIRECTORY, warm="memory", tapes={"no": "such field"}, deep=3)
+        assert world.reload() == "rejected"
+        assert world.runtime.status().retry_in_seconds is None
+
 
 class TestComingAndGoing:
     def test_a_new_file_in_a_directory_is_there(self, world: World) -> None:
@@ -236,7 +247,9 @@ class TestComingAndGoing:
         world.start(DIRECTORY, cold={})
         (world.directory / "plugins/glacier.py").unlink()
         assert world.reload() == "rejected"
-        assert [finding.code for finding in world.findings] == ["SC302"]
+        (finding,) = world.findings
+        assert finding.code == "SC302"
+        assert f"came from {world.directory / 'plugins/glacier.py'}" in str(finding.hint)
         assert world.code() == "one"
 
     def test_a_plugin_that_is_dropped_with_its_providers_keeps_its_code_while_leased(

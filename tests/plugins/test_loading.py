@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -21,9 +22,9 @@ from shadowcat_registry.errors import Finding, ManifestError, PluginError
 from shadowcat_registry.load import load_manifest
 from shadowcat_registry.manifest import Manifest
 from shadowcat_registry.metadata import PluginUse
-from shadowcat_registry.plugins import entry_points
+from shadowcat_registry.plugins import entry_points, loading, probe
 from shadowcat_registry.plugins.loading import LoadedPlugins, PluginLoader
-from shadowcat_registry.plugins.records import SourceDeclaration
+from shadowcat_registry.plugins.records import SourceDeclaration, TypeReport, VerifiedSource
 from shadowcat_registry.plugins.section import Wanted, read_section
 from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.runtime import Runtime
@@ -423,6 +424,29 @@ class TestTheLoader:
         third = loader.load(self.wanted(world), ())
         loader.keep(third)
         assert len([it for it in sys.modules if it.startswith("shadowcat_registry_plugins.glacier_")]) == 1
+
+    def test_does_not_probe_what_has_crashed_with_every_reload(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        moments, probed = [0.0], []
+        monkeypatch.setattr(loading, "monotonic", lambda: moments[0])
+
+        def ask(source: VerifiedSource, *, timeout_seconds: float) -> tuple[TypeReport, ...]:
+            probed.append(timeout_seconds)
+            raise PluginError(source.name, "probe", "its import ended the process (exit code 0)")
+
+        monkeypatch.setattr(probe, "probe", ask)
+        loader, wanted = PluginLoader(), replace(self.wanted(world), probes=True)
+        first = loader.load(wanted, ())
+        assert loader.load(wanted, ()).refusals == first.refusals
+        assert len(probed) == 1
+        loader.load(replace(wanted, probe_timeout_seconds=20.0), ())
+        world.put("plugins/glacier.py", plugin("two"))
+        loader.load(wanted, ())
+        assert probed == [10.0, 20.0, 10.0]
+        moments[0] = 61.0
+        loader.load(wanted, ())
+        assert len(probed) == 4
 
     def test_a_section_says_what_is_wanted(self, tmp_path: Path) -> None:
         section = {
