@@ -139,7 +139,8 @@ class Use:
         return self.state == OPEN
 
     def call(self, operation: str, *arguments: object) -> Any:
-        method = getattr(self.source.backend, operation, None)
+        with translated:  # a backend around another may have a `__getattr__`, which is foreign code too
+            method = getattr(self.source.backend, operation, None)
         if method is None:
             raise UnsupportedCapabilityError(self.source.storage_type, operation)
         with translated:

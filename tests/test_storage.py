@@ -203,6 +203,17 @@ class TestTranslation:
         assert again.value is own
         storage.close()
 
+    def test_it_is_total_where_a_backend_looks_its_methods_up_itself(
+        self, backend: FakeBackend, storage: TapeStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(_: object) -> object:
+            raise KeyError("secret")
+
+        monkeypatch.setattr(FakeBackend, "stats", property(broken))
+        with pytest.raises(StorageUnavailableError, match="failed with KeyError"):
+            storage.stats()
+        storage.close()
+
     @pytest.mark.parametrize("operation", ["append", "append_many", "append_lines"])
     def test_it_is_total_over_the_recorder(
         self, backend: FakeBackend, storage: TapeStorage, operation: str
