@@ -14,13 +14,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from shadowcat_registry import forks
 from shadowcat_registry.registry import StorageProviderRegistry
 
 # Deterministic, and without a verdict about how fast this machine is.
-settings.register_profile("everyday", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.register_profile(
+    "everyday",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],  # how busy the machine is, is no property of what is tested
+)
 settings.load_profile("everyday")
 
 

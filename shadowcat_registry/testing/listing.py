@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ..backend import StorageStats, TapeQuery
 from ..storage import TapeStorage
 from ..tape import dump_metadata, make_init_line, make_metadata, new_tape_id
-from .places import C2S, Place, UnderTest, pages
+from .places import C2S, NO_FAULT_OF_THE_STORAGE, Place, UnderTest, pages
 
 
 class ListingConformance(UnderTest):
@@ -79,7 +79,7 @@ class ListingConformance(UnderTest):
     @settings(
         max_examples=15,
         deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+        suppress_health_check=NO_FAULT_OF_THE_STORAGE,
     )
     @given(data=st.data())
     def test_pages_of_any_size_are_what_a_query_asks_for(self, place: Place, data: st.DataObject) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 import pytest
+from hypothesis import HealthCheck
 
 from ..backend import StorageProviderFactory, TapeQuery
 from ..metadata import Config, ProviderCapability
@@ -22,6 +23,12 @@ C2S: Final[Direction] = "client_to_server"
 S2C: Final[Direction] = "server_to_client"
 PATIENCE_SECONDS: Final = 20.0
 """How long a test waits for what has to happen; only a failing test ever waits that long."""
+NO_FAULT_OF_THE_STORAGE: Final = (
+    HealthCheck.function_scoped_fixture,
+    HealthCheck.differing_executors,
+    HealthCheck.too_slow,
+)
+"""One storage serves all examples of a test, and how busy the machine is says nothing of it."""
 
 T = TypeVar("T")
 

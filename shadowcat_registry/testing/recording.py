@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ..errors import (
@@ -26,7 +26,7 @@ from ..tape import dump_metadata, make_init_line, make_metadata, new_tape_id
 from ..tapes.exporting import export_tape
 from ..tapes.importing import import_tape
 from ..tapes.verifying import verify_tape
-from .places import C2S, S2C, UnderTest, messages_in
+from .places import C2S, NO_FAULT_OF_THE_STORAGE, S2C, UnderTest, messages_in
 
 
 class RecordingConformance(UnderTest):
@@ -166,7 +166,7 @@ class RecordingConformance(UnderTest):
     @settings(
         max_examples=40,
         deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+        suppress_health_check=NO_FAULT_OF_THE_STORAGE,
     )
     @given(
         frames=st.lists(
@@ -185,7 +185,7 @@ class RecordingConformance(UnderTest):
     @settings(
         max_examples=40,
         deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+        suppress_health_check=NO_FAULT_OF_THE_STORAGE,
     )
     @given(
         lines=st.lists(st.binary().map(lambda b: b.replace(b"\n", b" ") + b"\n"), max_size=8),
