@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from shadowcat_registry.control_socket import IS_SUPPORTED
 from shadowcat_registry.plugins.held import CAN_HOLD
 
+from ..fakes import until
+from ..plugins.wheels import unpack, wheel
 from .conftest import Command
+from .test_run import running
 
 pytestmark = pytest.mark.skipif(not CAN_HOLD, reason="whose a file is cannot be told on this system")
 
@@ -305,6 +310,54 @@ class TestTypes:
         assert (done.returncode, done.stderr) == (0, b"")
         assert json.loads(done.stdout)["properties"] == {"depth": {"type": "integer"}}
         assert b"On ice" in command("schema", "--editor").stdout
+
+
+class TestADistribution:
+    TEXT = (
+        "version: 1\nplugins:\n  entry_points: [shadowcat-glacier>=1.2]\n"
+        "providers:\n  filesystem: {type: filesystem}\n"
+    )
+
+    @pytest.mark.ci
+    @pytest.mark.skipif(not IS_SUPPORTED, reason="this system has no Unix domain sockets")
+    def test_which_was_installed_anew_needs_a_restart(
+        self, process: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def install(version: str) -> None:
+            shutil.rmtree(site, ignore_errors=True)
+            files = {"glacier_of_ours.py": GLACIER[GLACIER.index("class") :].replace("1.2.0", version)}
+            unpack(wheel(tmp_path, files, version=version), site)
+
+        def listed() -> list[str]:
+            done = process("plugins", "list")
+            assert (done.returncode, done.stderr) == (0, b"")
+            return done.stdout.decode().splitlines()[-1].split()[:-2]
+
+        site = tmp_path / "site"
+        monkeypatch.setenv("PYTHONPATH", str(site))
+        write(tmp_path / "registry.yaml", self.TEXT)
+        install("1.2.0")
+        shown = ["glacier", "1.2.0", "shadowcat-glacier", "1.2.0"]
+        assert listed() == ["shadowcat-glacier", "installed", *shown]
+        with running(tmp_path) as run:
+            assert "started" in run.line()
+            until(lambda: process("status").returncode == 0)
+            assert listed() == ["shadowcat-glacier", "installed", *shown]
+            install("1.3.0")
+            shown = ["glacier", "1.3.0", "shadowcat-glacier", "1.3.0"]
+            until(lambda: listed() == ["shadowcat-glacier", "restart", "needed", *shown])
+            run.end()
+        assert listed() == ["shadowcat-glacier", "installed", *shown]
+
+    def test_that_is_not_installed_is_refused_with_what_installs_it(
+        self, command: Command, tmp_path: Path
+    ) -> None:
+        write(tmp_path / "registry.yaml", self.TEXT)
+        done = command("plugins", "verify")
+        assert done.returncode == 1
+        assert done.stdout.startswith(b"refused  shadowcat-glacier  distribution: ")
+        assert b"to mend it: " in done.stdout
+        assert b"pip install 'shadowcat-glacier>=1.2'" in done.stdout
 
 
 def test_the_commands_are_imported_without_any_plugin(command: Command, plugin: Path) -> None:
