@@ -132,6 +132,7 @@ RANKS: dict[str, float] = {
     "providers.sqlite.index": 3.3,
     "providers.sqlite.files": 3.4,
     "providers.sqlite.upkeep": 3.5,
+    "providers.sqlite.frame_reader": 3.5,
     "providers.sqlite.appender": 3.6,
     "providers.sqlite.backend": 3.7,
     "providers.sqlite": 3.8,

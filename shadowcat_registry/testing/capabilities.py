@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from ..backend import SearchHit
 from ..errors import (
+    FrameNotFoundError,
     TapeExistsError,
     TapeNotFoundError,
     TransactionError,
@@ -18,7 +20,7 @@ from ..errors import (
 from ..metadata import ProviderCapability
 from ..storage import TapeStorage
 from ..tapes.verifying import verify_tape
-from .places import C2S, S2C, Place, UnderTest, capable, messages_in
+from .places import C2S, PATIENCE_SECONDS, S2C, Place, UnderTest, capable, in_background, messages_in
 
 
 class CapabilityConformance(UnderTest):
@@ -216,6 +218,41 @@ class TransactionConformance(UnderTest):
         with transactional.record("s", tape_id="t") as again:
             again.append(C2S, b"3")
         assert messages_in(transactional, "t") == [3]
+
+    def test_an_open_reader_sees_it_in_its_thread_only_and_forgets_what_was_taken_back(
+        self, transactional: TapeStorage
+    ) -> None:
+        with transactional.record("s", tape_id="t") as tape:
+            tape.append_many((C2S, b'"before"') for _ in range(5))
+        with transactional.reader("t") as reader:
+            assert b"before" in reader.frame(4)
+
+            def elsewhere(seq: int) -> None:
+                with pytest.raises(FrameNotFoundError):
+                    reader.frame(seq)
+
+            def fail() -> None:
+                with transactional.transaction():
+                    again, _ = transactional.resume("t")
+                    again.append_many((C2S, b'"%s"' % (b"taken back" * n)) for n in range(3))
+                    assert b"taken back" in reader.frame(6)
+                    assert b"before" in reader.frame(0)
+                    assert len(list(reader.read(4))) == 3
+                    with pytest.raises(FrameNotFoundError):
+                        reader.frame(8)
+                    in_background(partial(elsewhere, 6)).result(PATIENCE_SECONDS)
+                    again.detach()
+                    raise ZeroDivisionError
+
+            with pytest.raises(ZeroDivisionError):
+                fail()
+            elsewhere(6)
+            assert list(reader.read(4)) == []
+            again, _ = transactional.resume("t")
+            with again:
+                again.append_many((C2S, b'"kept"') for _ in range(3))
+            assert b"kept" in reader.frame(6)
+            assert len(list(reader.read(4))) == 3
 
     def test_a_tape_that_was_recorded_in_it_verifies(self, transactional: TapeStorage) -> None:
         with transactional.transaction(), transactional.record("s", tape_id="t") as tape:

@@ -28,7 +28,14 @@ from shadowcat_registry.errors import (
 )
 from shadowcat_registry.metadata import ProviderCapability
 from shadowcat_registry.providers import sqlite
-from shadowcat_registry.providers.sqlite import SqliteProviderFactory, connections, files, layout, segments
+from shadowcat_registry.providers.sqlite import (
+    SqliteProviderFactory,
+    connections,
+    files,
+    frame_reader,
+    layout,
+    segments,
+)
 from shadowcat_registry.providers.sqlite.backend import SqliteBackend
 from shadowcat_registry.recorder import TapeRecorder
 from shadowcat_registry.storage import TapeStorage
@@ -781,3 +788,32 @@ class TestClosing:
             thread.join()
         assert failures == []
         assert storage.stats().tape_count == 8
+
+
+class TestReader:
+    def test_as_many_segments_are_kept_as_fit(
+        self, storage: TapeStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(frame_reader, "_KEPT_BYTES", 20_000)
+        with storage.record("s", tape_id="t") as tape:
+            for _ in range(40):
+                tape.append_many((C2S, b'"%s"' % (b"x" * 200)) for _ in range(10))
+        lines = list(storage.read("t"))[1:]
+        with storage.reader("t") as reader:
+            inner: Any = reader._opened.reader
+            for seq in random.Random(5).choices(range(400), k=1_000):
+                assert reader.frame(seq) == lines[seq]
+                assert sum(size for size, _ in inner._kept.values()) == inner._kept_bytes <= 20_000
+
+    def test_a_segment_that_has_changed_is_told(self, storage: TapeStorage, path: Path) -> None:
+        with storage.record("s", tape_id="t") as tape:
+            for _ in range(3):
+                tape.append(C2S, b'"x"')
+        with storage.reader("t") as reader:
+            before = [reader.frame(0), reader.frame(1)]
+            with closing(sqlite3.connect(path)) as db, db:
+                (key,) = db.execute("SELECT max(key) FROM segment").fetchone()
+                db.execute("UPDATE segment SET lines = ? WHERE key = ?", (b"{}\n", key))
+            assert [reader.frame(0), reader.frame(1)] == before
+            with pytest.raises(StorageDamagedError):
+                reader.frame(2)

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +36,7 @@ from ...tape import Metadata, dump_metadata, lines_after, load_metadata, make_me
 from . import segments, upkeep
 from .appender import SqliteAppender
 from .files import File
+from .frame_reader import SqliteFrameReader
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -114,6 +116,11 @@ class SqliteBackend:
             no = self._no(db, tape_id)
             first = segments.find(db, no, after_seq) if after_seq >= 0 else 0
         return lines_after(self._read(tape_id, no, first), after_seq)
+
+    def reader(self, tape_id: str) -> SqliteFrameReader:
+        with self._file.connections.reading(tape_id) as db:
+            no = self._no(db, tape_id)
+        return SqliteFrameReader(self._file, tape_id, no, partial(self._read, tape_id, no))
 
     def _read(self, tape_id: str, no: int, line: int) -> Iterator[bytes]:
         """Chunk by chunk: nothing is held while the caller has the lines."""

@@ -154,6 +154,23 @@ class Segments:
                 return blobs, line, False
         return blobs, line, True
 
+    def blob(self, db: sqlite3.Connection, tape_id: str, no: int, first: int) -> bytes:
+        """The lines of the segment that begins with the line `first`.
+
+        Raises:
+            TapeNotFoundError: the tape has been deleted.
+            StorageDamagedError: that segment is missing, or is not what was written.
+        """
+        key = no << LINE_BITS | first
+        row = db.execute("SELECT crc32, lines FROM segment WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            if not db.execute("SELECT 1 FROM tape WHERE no = ?", (no,)).fetchone():
+                raise TapeNotFoundError(tape_id)
+            raise self._damaged(tape_id, f"a block from its line {first + 1} on is missing")
+        self._check(tape_id, key, *row)
+        blob: bytes = row[1]
+        return blob
+
     def line(self, db: sqlite3.Connection, tape_id: str, key: int) -> bytes | None:
         """One line by its key, or None where there is none."""
         row = db.execute(
