@@ -15,9 +15,11 @@ MAX_TEXT_CHARACTERS: Final = 1024
 """No longer text, and no longer name, is passed on: what is longer has budgets of its own."""
 _MAX_INTEGER: Final = 2**53
 
-# Literals, classes of them, groups, repetitions, both ends: what Python and ECMA 262 read alike. Not `.` and
-# not the classes by letter (`\d`), whose characters differ.
-_plain_pattern = re.compile(r"(?:[^\\.(\[$^]|\\[^\w\s]|\((?!\?)|\[\^?(?:[^\\\[\]]|\\[^\w\s])+\]|^\^|\$$)*")
+# Literals (a line end and a tab by their letters, too), classes of them, groups, repetitions, both ends: what
+# Python and ECMA 262 read alike. Not `.` and not the classes by letter (`\d`), whose characters differ.
+_plain_pattern = re.compile(
+    r"(?:[^\\.(\[$^]|\\[^\w\s]|\\[nrt]|\((?!\?)|\[\^?(?:[^\\\[\]]|\\[^\w\s]|\\[nrt])+\]|^\^|\$$)*"
+)
 _not_asked: Final = frozenset({"multipleOf", "format", "$dynamicRef", "contentMediaType", "contentSchema"})
 
 

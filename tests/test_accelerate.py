@@ -134,7 +134,9 @@ class TestTheSameVerdict:
         assert acceptor({"patternProperties": {pattern: {}}}) is None
         assert acceptor({"properties": {"a": {"not": {"pattern": pattern}}}}) is None
 
-    @pytest.mark.parametrize("pattern", ["^[a-z][a-z0-9_-]{0,62}$", "^(a|b)+$", r"^s3://[^/]+/\*\.txt$", ""])
+    @pytest.mark.parametrize(
+        "pattern", ["^[a-z][a-z0-9_-]{0,62}$", "^(a|b)+$", r"^[^;\n\t]\r?$", r"^s3://[^/]+/\*\.txt$", ""]
+    )
     def test_a_pattern_that_they_read_alike_is(self, pattern: str) -> None:
         assert acceptor({"type": "string", "pattern": pattern}) is not None
 
