@@ -8,12 +8,13 @@ for, and that its own files are what would be imported; and that another was not
 
 from __future__ import annotations
 
+import csv
 import importlib
 import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -56,8 +57,10 @@ class Installed:
     """Of the list of its files with their digests (`RECORD`): another installation has another one."""
     entries: tuple[str, ...]
     """What its entry points lead to: `module`, whose `PROVIDERS` are meant, or `module:name`."""
-    files: Mapping[str, str] = field(repr=False, compare=False)
-    """Of its files, without links in their names → the names in `RECORD`."""
+    site: Path
+    """Where it is installed."""
+    files: frozenset[str] = field(repr=False, compare=False)
+    """Its files, as `RECORD` names them: relative to `site`."""
     project: Path | None = None
     """Of an editable installation: where it works on its files."""
 
@@ -67,11 +70,12 @@ class Installed:
 
     def shown(self, file: str) -> str | None:
         """As of `blame.line_of`."""
-        real = os.path.realpath(file)
-        if (name := self.files.get(real)) is not None:
+        # Directories may have more than one name; a file may be a link, where an installer saves space.
+        real = Path(os.path.realpath(os.path.dirname(file)), os.path.basename(file))  # noqa: PTH119, PTH120
+        if real.is_relative_to(self.site) and (name := real.relative_to(self.site).as_posix()) in self.files:
             return name
-        if self.project is not None and Path(real).is_relative_to(self.project):
-            return Path(real).relative_to(self.project).as_posix()
+        if self.project is not None and real.is_relative_to(self.project):
+            return real.relative_to(self.project).as_posix()
         return None
 
 
@@ -116,7 +120,8 @@ def find(requirement: str) -> Installed:
         path,
         _digest_of(found),
         entries,
-        {os.path.realpath(str(found.locate_file(it))): str(it) for it in found.files or ()},
+        Path(os.path.realpath(str(found.locate_file("")))),
+        _files_of(found),
         _project_of(found),
     )
 
@@ -249,6 +254,12 @@ def _path_of(distribution: importlib.metadata.Distribution) -> Path:
 def _digest_of(distribution: importlib.metadata.Distribution) -> str:
     record = distribution.read_text("RECORD") or distribution.read_text("METADATA") or ""
     return sha256(record.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _files_of(distribution: importlib.metadata.Distribution) -> frozenset[str]:
+    """Some have thousands, and `Distribution.files` takes its time for each."""
+    record = distribution.read_text("RECORD") or ""
+    return frozenset(row[0] for row in csv.reader(record.splitlines()) if row)
 
 
 def _version_of(name: str, distribution: importlib.metadata.Distribution, path: Path) -> Version:

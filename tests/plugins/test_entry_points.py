@@ -214,6 +214,16 @@ class TestLoad:
             f"{MODULE} would be imported from {tmp_path / MODULE}.py, which is no file of {NAME}"
         )
 
+    def test_its_files_may_be_links_and_its_directory_may_have_another_name(
+        self, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        install(site)
+        (site / f"{MODULE}.py").rename(tmp_path / "store.py")
+        (site / f"{MODULE}.py").symlink_to(tmp_path / "store.py")
+        (tmp_path / "link").symlink_to(site)
+        monkeypatch.syspath_prepend(str(tmp_path / "link"))
+        assert entry_points.load(entry_points.find(NAME)).reports[0].name == "glacier"
+
     def test_a_package_in_a_namespace_that_others_share_is_its_own(
         self, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

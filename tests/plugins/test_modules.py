@@ -8,6 +8,7 @@ import pickle
 import sys
 import threading
 import traceback
+import types
 import weakref
 from pathlib import Path
 
@@ -313,6 +314,18 @@ class TestPackages:
         for thread in threads:
             thread.join(10)
         assert not [thread for thread in threads if thread.is_alive()]
+        modules.forget(plugin)
+
+    def test_an_import_that_a_fork_has_cut_off_is_begun_again(self) -> None:
+        """In the child, the thread that was at it is gone, and nobody else will end it."""
+        plugin = modules.load(made.package({"__init__.py": EXPORT, "slow.py": "x = 3"}))
+        generation = plugin.generation
+        name = f"{generation.root}.slow"
+        gone = threading.Thread(target=lambda: None)
+        gone.start()
+        gone.join()
+        generation._running[name] = modules._Import(types.ModuleType(name), gone)
+        assert vars(generation.module(name))["x"] == 3
         modules.forget(plugin)
 
 

@@ -106,6 +106,7 @@ class TestRefused:
         [
             "import time\ntime.sleep(99)",
             "while True: print('x' * 1_000_000)",
+            made.factory("def config_schema(self): return [0 for _ in iter(int, 1)]"),
             "import signal, os\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))\nwhile True: pass",
             "import faulthandler\nfaulthandler.cancel_dump_traceback_later()\nwhile True: pass",
             "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
