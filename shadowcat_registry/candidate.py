@@ -171,8 +171,9 @@ class Candidate:
         listing = f"there are: {', '.join(known)}"
         infos = self.plugins.infos if self.plugins is not None else ()
         if refused := [it.name for it in infos if it.state in ("refused", "shadowed")]:
+            shown = ", ".join(f"`{it[:64]}`" for it in refused[:3])
             more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
-            listing += f"; refused: the plugin {', '.join(f'`{it[:64]}`' for it in refused[:3])}{more}"
+            listing += f"; refused: the plugin{'s' if len(refused) > 1 else ''} {shown}{more}"
         if name in self.lost_types:
             listing += f"; the one that runs came from {self.lost_types[name]}, which is no plugin any more"
         message = f"there is no provider type `{name[:64]}`"

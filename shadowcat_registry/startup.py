@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Final
 
@@ -31,11 +32,14 @@ _starting: _Start | None = None
 _running: Runtime | None = None
 
 
+# The start that this runs in, also in the threads in which it calls what is foreign: they copy the context.
+_start_here: Final[ContextVar[_Start | None]] = ContextVar("start_here", default=None)
+
+
 class _Start:
     """A call of `initialize_storage` that is under way."""
 
     def __init__(self) -> None:
-        self.thread = threading.current_thread()
         self.ended = threading.Event()
 
 
@@ -144,12 +148,14 @@ def _one_at_a_time() -> Iterator[None]:
             if other is None:
                 _starting = mine
                 break
-        if other.thread is mine.thread:
-            raise RuntimeError("initialize_storage() waits for what it was called in")
+        if other is _start_here.get():
+            raise RuntimeError("initialize_storage() would wait for what it was called in")
         other.ended.wait()
+    token = _start_here.set(mine)
     try:
         yield
     finally:
+        _start_here.reset(token)
         with _lock:
             if _starting is mine:  # else this is a forked child
                 _starting = None

@@ -18,6 +18,7 @@ from shadowcat_registry.startup import (
 )
 
 from .fakes import Factory, Gate, Running
+from .plugins.worlds import plugin
 
 MANIFEST = "version: 1\ndefaults: {provider: scratch}\nproviders: {scratch: {type: memory}}\n"
 
@@ -39,6 +40,35 @@ def manifest(directory: Path) -> Path:
     path = directory / "registry.yaml"
     path.write_text(MANIFEST, encoding="utf-8")
     return path
+
+
+class TestPlugins:
+    def test_the_directory_of_the_environment_adds_types(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (directory / "plugins").mkdir(mode=0o755)
+        (directory / "plugins/glacier.py").write_text(plugin())
+        (directory / "plugins/glacier.py").chmod(0o644)
+        (directory / "registry.yaml").write_text("version: 1\nproviders: {cold: {type: glacier}}\n")
+        monkeypatch.setenv("SHADOWCAT_PLUGIN_DIR", "plugins")
+        initialize_storage()
+        assert STORAGE_REGISTRY.get_provider_info("cold").version == "1.0"
+        assert "glacier" not in STORAGE_REGISTRY  # it adds types, and no provider
+
+    def test_a_call_within_the_call_that_waits_for_it_is_an_error(self, manifest: Path) -> None:
+        said: list[str] = []
+
+        def hook(_: str) -> None:
+            with pytest.raises(RuntimeError, match="would wait for what it was called in") as caught:
+                initialize_storage(manifest)
+            said.append(str(caught.value))
+
+        STORAGE_REGISTRY.add_init_hook(hook)
+        try:
+            initialize_storage(manifest)
+        finally:
+            STORAGE_REGISTRY._hooks = ()
+        assert said
 
 
 class TestOpenRegistry:

@@ -16,7 +16,7 @@ from ..registry import StorageProviderRegistry
 from ..runtime import Runtime
 from ..tapes.probing import ProbeCancelledError, probe_storage
 from .options import json_option, manifest_options
-from .output import fail, say_json, say_table
+from .output import answers_only, fail, say_json, say_table
 
 _TIDYING_SECONDS: Final = 10.0
 """What a probe that is interrupted has for removing its tape."""
@@ -75,7 +75,7 @@ def command(
     such as a directory, stays), and the tape of the probe is gone afterwards, also if it fails or is
     interrupted. Exit code: 0 all is well, 1 one failed, or there is none of that name.
     """
-    with Runtime(manifest, eager=False, watch=False) as runtime:
+    with answers_only(), Runtime(manifest, eager=False, watch=False) as runtime:
         runtime.start()
         registry = runtime.registry
         infos = [

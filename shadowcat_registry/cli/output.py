@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -23,11 +24,28 @@ def printable(value: object) -> str:
     )
 
 
+_answers: TextIO | None = None
+"""Where answers go, if that is not where `print` writes to."""
+
+
+@contextmanager
+def answers_only() -> Iterator[None]:
+    """Within the block, standard output has what is said here and nothing else: what the code of a plugin
+    prints goes to standard error. Of the whole process, so not entered twice."""
+    global _answers
+    _answers, sys.stdout = sys.stdout, sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout, _answers = _answers, None
+
+
 def say(text: str = "", *, err: bool = False, color: bool = False) -> None:
     """A line of what was asked for."""
     # A character that the terminal does not have, or a lone surrogate in a name, is no reason to fail.
-    encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err, color=color)
+    file = sys.stderr if err else _answers or sys.stdout
+    encoding = file.encoding or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), file, color=color)
 
 
 def fail(text: str) -> None:
@@ -37,7 +55,7 @@ def fail(text: str) -> None:
 
 def say_json(value: Mapping[str, Any], *, line: bool = False) -> None:
     """For programs: indented, or on one line of a stream, which is flushed at once."""
-    click.echo(json.dumps(value, indent=None if line else 2))
+    click.echo(json.dumps(value, indent=None if line else 2), _answers)
 
 
 def say_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -10,7 +10,7 @@ import click
 from ..events import WIRE_VERSION
 from ..runtime import Runtime
 from .options import json_option, manifest_options
-from .output import say_json, say_table
+from .output import answers_only, say_json, say_table
 
 
 @click.command()
@@ -22,7 +22,7 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
 
     Looks without touching: nothing is created. Exit code: 0 all could be opened now, 1 one could not.
     """
-    with Runtime(manifest, eager=False, watch=False) as runtime:
+    with answers_only(), Runtime(manifest, eager=False, watch=False) as runtime:
         runtime.start()
         loaded = runtime.manifest
         registry = runtime.registry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -22,7 +22,7 @@ from ..metadata import format_time
 from ..notify import ServiceNotifier
 from ..runtime import Runtime
 from .options import json_option, manifest_options
-from .output import fail, moment, say_event
+from .output import answers_only, fail, moment, say_event
 
 _RELOAD: Final = getattr(signal, "SIGHUP", None)  # Windows has none
 _INSISTING_SECONDS: Final = 1.0
@@ -113,21 +113,18 @@ def command(context: click.Context, manifest: Path, as_json: bool, use_last_good
     runtime.subscribe(show)
     notifier = ServiceNotifier(runtime)
     try:
-        _start(runtime, says_last_good=not use_last_good)
-        notifier.start()
-        while True:
-            number = todo.get()
-            if number is None or number != _RELOAD:
-                break
-            notifier.reload()
+        with answers_only(), closing(runtime), closing(notifier):
+            _start(runtime, says_last_good=not use_last_good)
+            notifier.start()
+            while True:
+                number = todo.get()
+                if number is None or number != _RELOAD:
+                    break
+                notifier.reload()
     finally:
-        try:
-            notifier.close()
-            runtime.close()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            todo.close()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        todo.close()
     context.exit(exit_code)
 
 

@@ -19,7 +19,7 @@ from ..marks import Pointer, format_dotted, format_pointer
 from ..parse import parse_document
 from ..runtime import Runtime
 from .options import json_option, manifest_options
-from .output import printable, say, say_json, say_table
+from .output import answers_only, printable, say, say_json, say_table
 
 
 @click.command()
@@ -33,7 +33,7 @@ def command(context: click.Context, name: str, manifest: Path, as_json: bool) ->
     Looks without touching: nothing is created. Secrets are masked. Exit code: 0 it could be opened now,
     1 it could not, or there is none of that name.
     """
-    with Runtime(manifest, eager=False, watch=False) as runtime:
+    with answers_only(), Runtime(manifest, eager=False, watch=False) as runtime:
         runtime.start()
         loaded = runtime.manifest
         info = runtime.registry.get_provider_info(name)

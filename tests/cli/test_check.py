@@ -73,11 +73,11 @@ class TestProbing:
     def test_leaves_no_tape_where_it_is_interrupted(self, manifest: Path, tmp_path: Path) -> None:
         # A storage that is slow once the tape is there: the signal comes in the middle.
         (tmp_path / "sitecustomize.py").write_text(
-            "import time\n"
+            "import sys, time\n"
             "from shadowcat_registry.recorder import TapeRecorder\n"
             "flush = TapeRecorder.flush\n"
             "def slowly(self, *args, **named):\n"
-            "    print('in the middle', flush=True)\n"
+            "    print('in the middle', file=sys.__stdout__, flush=True)\n"
             "    time.sleep(0.5)\n"
             "    return flush(self, *args, **named)\n"
             "TapeRecorder.flush = slowly\n"

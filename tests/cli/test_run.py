@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ..plugins.worlds import plugin
 from .conftest import MANIFEST, environment
 
 ADDED = MANIFEST + "  archive: {type: filesystem, config: {directory: ./archive}}\n"
@@ -165,6 +166,17 @@ class TestStarting:
         assert "error[SC701]: cannot open the storage of provider 'filesystem'" in said
         assert "registry.yaml:4:3\n" in said
         assert "Traceback" not in said
+
+    def test_what_a_plugin_prints_is_no_event(self, manifest: Path) -> None:
+        file = manifest.with_name("glacier.py")
+        file.write_text(f"print('loaded')\n{plugin()}")
+        file.chmod(0o644)
+        manifest.write_text(MANIFEST + "plugins: {probe: false, sources: [{path: glacier.py}]}\n")
+        with running(manifest.parent, "--json", stderr=subprocess.PIPE) as run:
+            assert run.event()["event"] == "started"
+            assert run.process.stderr is not None
+            assert run.process.stderr.readline() == "loaded\n"
+            assert run.end() == 0
 
 
 class TestEnding:
