@@ -569,9 +569,12 @@ class TestInAProcess:
         monkeypatch.setitem(sys.modules, "hook_of_a_test", hook)
         world.put("plugins/glacier.py", "import hook_of_a_test\nhook_of_a_test.call()\n" + plugin("one"))
         world.write(OWNED, warm="memory", cold={})
-        assert world.reload() == "committed"
+        assert world.reload() in (
+            "committed",
+            "unchanged",
+        )  # of this reload, or of the one that the plugin asked for
         assert asked == ["ok"]
-        assert "by_the_plugin" in runtime.registry
+        assert {"by_the_plugin", "cold"} <= set(runtime.registry)
 
     def test_a_start_without_its_plugin_says_why(self, world: World) -> None:
         world.put("plugins/glacier.py", "1 / 0")
