@@ -18,15 +18,17 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from ..errors import PluginError, PluginRule
 from ..metadata import ProviderCapability
 from . import shape
 from .blame import Shown
-from .entry_points import Installed
 from .modules import places_of
 from .records import TypeReport, VerifiedSource
+
+if TYPE_CHECKING:
+    from .entry_points import Installed
 
 _BOOT: Final = (
     "import json,sys\n"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PluginError
-from . import entry_points, modules
+from . import modules
 from .probe import BEGUN, describe
 from .records import TypeReport, VerifiedSource
 
@@ -57,6 +57,8 @@ def _set_apart() -> int:
 
 def _carry_out(order: Mapping[str, Any]) -> tuple[TypeReport, ...]:
     if "requirement" in order:
+        from . import entry_points  # takes as long to load as all the rest
+
         return entry_points.load(entry_points.find(order["requirement"]), with_schemas=False).reports
     told = order["source"]
     source = VerifiedSource(
