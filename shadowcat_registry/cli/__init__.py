@@ -6,6 +6,7 @@ output, everything else to standard error. A command is a module here, imported 
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib import import_module
 from typing import Final
@@ -83,4 +84,10 @@ def main() -> None:
     except BrokenPipeError:
         # Whoever read our output has left; the interpreter must not complain about it at exit.
         sys.stdout = None
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        fail(f"cannot write the output: {error.strerror}")
+        sys.stdout = None  # as above: what is left in it cannot be written either
         sys.exit(1)

@@ -225,6 +225,7 @@ class PluginLoader:
 
     def _probe(self, plugins: Iterable[_Plugin], timeout_seconds: float) -> None:
         new = [it for it in plugins if it.error is None and it.reports is None]
+        cancelled = threading.Event()
         now = monotonic()
         with self._lock:
             self._failed = {key: it for key, it in self._failed.items() if now < it[0] + _PROBE_AGAIN_SECONDS}
@@ -237,15 +238,19 @@ class PluginLoader:
                 return
             try:
                 if plugin.source is not None:
-                    plugin.reports = probe.probe(plugin.source, timeout_seconds=timeout_seconds)
+                    plugin.reports = probe.probe(
+                        plugin.source, timeout_seconds=timeout_seconds, cancelled=cancelled
+                    )
                 elif plugin.installed is not None and entry_points.is_imported(plugin.name):
                     # Another process would import what is installed now, and that may be another one.
                     plugin.reports = entry_points.load(plugin.installed).reports
                 elif plugin.installed is not None:
-                    plugin.reports = probe.probe_installed(plugin.installed, timeout_seconds=timeout_seconds)
+                    plugin.reports = probe.probe_installed(
+                        plugin.installed, timeout_seconds=timeout_seconds, cancelled=cancelled
+                    )
             except PluginError as error:
                 plugin.error = error
-                if error.rule == "probe":
+                if error.rule == "probe" and not cancelled.is_set():
                     with self._lock:
                         self._failed[key] = monotonic(), error
 
@@ -254,7 +259,11 @@ class PluginLoader:
                 ask(plugin)
             return
         with ThreadPoolExecutor(_MOST_PROBES, "shadowcat-probe") as pool:
-            list(pool.map(ask, new))
+            try:
+                list(pool.map(ask, new))
+            except BaseException:  # a Ctrl-C: what goes on here is waited for
+                cancelled.set()
+                raise
 
     def _remember(self, plugins: Sequence[_Plugin], *, is_import: bool) -> None:
         """For the next load: what runs, and what is right now."""

@@ -14,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -66,12 +67,15 @@ a plugin reads it when it opens a storage, not when it is imported."""
 _frame: Final = re.compile(r'^  File "(.+)", line (\d+) in ', re.MULTILINE)
 
 
-def probe(source: VerifiedSource, *, timeout_seconds: float = 10.0) -> tuple[TypeReport, ...]:
+def probe(
+    source: VerifiedSource, *, timeout_seconds: float = 10.0, cancelled: threading.Event | None = None
+) -> tuple[TypeReport, ...]:
     """Import a plugin in a process of its own; returns what its types say of themselves.
 
     The process has this interpreter and `sys.path`, the working directory, and of the environment only what
     every process needs: nothing that could be a secret. What the plugin writes to its outputs is thrown away.
-    Whatever the process has started in its group is killed at the end.
+    Whatever the process has started in its group is killed at the end, which `cancelled` brings about when it
+    is set.
 
     Raises:
         PluginError: what `modules.load` raises; rule `probe` where it did not come so far: its import ended
@@ -87,21 +91,28 @@ def probe(source: VerifiedSource, *, timeout_seconds: float = 10.0) -> tuple[Typ
             "trust": source.trust,
         },
     }
-    return ask(source.name, order, places_of(source).get, timeout_seconds)
+    return ask(source.name, order, places_of(source).get, timeout_seconds, cancelled)
 
 
-def probe_installed(installed: Installed, *, timeout_seconds: float = 10.0) -> tuple[TypeReport, ...]:
+def probe_installed(
+    installed: Installed, *, timeout_seconds: float = 10.0, cancelled: threading.Event | None = None
+) -> tuple[TypeReport, ...]:
     """The same for a distribution: what its entry points lead to."""
     order = {"plugin": installed.name, "requirement": installed.requirement}
-    return ask(installed.name, order, installed.shown, timeout_seconds)
+    return ask(installed.name, order, installed.shown, timeout_seconds, cancelled)
 
 
 def ask(
-    plugin: str, order: Mapping[str, Any], shown: Shown, timeout_seconds: float
+    plugin: str,
+    order: Mapping[str, Any],
+    shown: Shown,
+    timeout_seconds: float,
+    cancelled: threading.Event | None = None,
 ) -> tuple[TypeReport, ...]:
     """Have an order carried out by `probe_child`; as `probe`. `shown` is that of `blame.line_of`."""
     order = {**order, "path": _search_path(), "timeout_seconds": timeout_seconds}
-    output, status = _run(plugin, json.dumps(order).encode() + b"\n", timeout_seconds)
+    cancelled = cancelled or threading.Event()
+    output, status = _run(plugin, json.dumps(order).encode() + b"\n", timeout_seconds, cancelled)
     answer = _answer_in(output)
     if answer is None:
         raise _failure(plugin, output.decode(errors="replace"), status, shown, timeout_seconds)
@@ -119,7 +130,9 @@ def _search_path() -> list[str]:
     return path if here in path else [*path, here]
 
 
-def _run(plugin: str, order: bytes, timeout_seconds: float) -> tuple[bytes, int | None]:
+def _run(
+    plugin: str, order: bytes, timeout_seconds: float, cancelled: threading.Event
+) -> tuple[bytes, int | None]:
     """What the process has written, and how it ended; None: it did not, in time."""
     if not sys.executable:
         raise PluginError(plugin, "probe", "nobody knows where the interpreter is", _TURN_OFF)
@@ -136,13 +149,13 @@ def _run(plugin: str, order: bytes, timeout_seconds: float) -> tuple[bytes, int 
         reason = f"its probe could not be started: {error.strerror or type(error).__name__}"
         raise PluginError(plugin, "probe", reason) from error
     try:
-        return _listen(process, order, timeout_seconds)
+        return _listen(process, order, timeout_seconds, cancelled)
     finally:
         _kill(process)
 
 
 def _listen(
-    process: subprocess.Popen[bytes], order: bytes, timeout_seconds: float
+    process: subprocess.Popen[bytes], order: bytes, timeout_seconds: float, cancelled: threading.Event
 ) -> tuple[bytes, int | None]:
     deadline = time.monotonic() + max(_STARTING_SECONDS, timeout_seconds + _ENDING_SECONDS)
     has_begun = has_ended = False
@@ -159,6 +172,8 @@ def _listen(
             _kill(process)
             return output, process.returncode
         if _answer_in(output) is not None or len(output) > _MAX_ANSWER_BYTES or time.monotonic() > deadline:
+            return output, None
+        if cancelled.is_set():
             return output, None
         has_ended = _has_ended(process)  # all that it has written is there the next time
         if not has_begun and output.startswith(BEGUN):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +19,7 @@ from shadowcat_registry.plugins.held import CAN_HOLD
 from ..fakes import until
 from ..plugins.wheels import unpack, wheel
 from .conftest import Command
-from .test_run import running
+from .test_run import running, started
 
 pytestmark = pytest.mark.skipif(not CAN_HOLD, reason="whose a file is cannot be told on this system")
 
@@ -218,6 +220,16 @@ class TestVerify:
         assert done.returncode == 1
         assert f"to mend it: chown root: {plugin}" in done.stdout.decode()
         assert b"run it as the user of the process that is meant" in done.stderr
+
+    def test_a_ctrl_c_waits_for_no_plugin(self, plugin: Path, tmp_path: Path) -> None:
+        begun = tmp_path / "begun"
+        write(plugin.parent / "loop.py", f"open({str(begun)!r}, 'w').close()\nwhile True: pass\n")
+        write(
+            tmp_path / "registry.yaml", MANIFEST.replace("sources", "probe_timeout_seconds: 600\n  sources")
+        )
+        with started(tmp_path, "plugins", "verify", stderr=subprocess.PIPE) as verifying:
+            until(begun.exists)
+            assert verifying.end(signal.SIGINT) == 130
 
     def test_where_none_is_named_that_is_said(self, command: Command, tmp_path: Path) -> None:
         write(tmp_path / "registry.yaml", "version: 1\nproviders: {f: {type: filesystem}}\n")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from shadowcat_registry.catalog import Catalog
 
-from .conftest import Command
+from .conftest import Command, environment
 
 
 class TestTypes:
@@ -35,6 +40,21 @@ class TestTypes:
             "description": "Tapes as JSON Lines files in a directory",
             "capabilities": ["compression", "local_storage", "streaming"],
         }
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+    def test_on_a_full_disk_it_says_so(self, tmp_path: Path) -> None:
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "shadowcat_registry", "types"],
+                cwd=tmp_path,
+                env=environment(),
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=50,
+                check=False,
+            )
+        assert done.returncode == 1
+        assert done.stderr == b"shadowcat-registry: cannot write the output: No space left on device\n"
 
     def test_it_takes_no_argument(self, command: Command) -> None:
         assert command("types", "memory").returncode == 2
