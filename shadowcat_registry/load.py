@@ -75,7 +75,8 @@ class ManifestLoader:
     A file with the same content is not parsed again. A provider that was right is not checked again, as
     long as the declaration, what its references give, and the schema of its type are the same; so what
     `validate_config` says may depend on nothing else. What is kept is what the last load used: it holds
-    secrets no longer than the manifest does. All methods may be called from any thread.
+    secrets no longer than the manifest does. All methods may be called from any thread. Once `cancelled` is
+    set, a load waits for no plugin any more.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class ManifestLoader:
         environ: Mapping[str, str] | None = None,
         unresolved: bool = False,
         plugins: PluginUse = "import",
+        cancelled: threading.Event | None = None,
     ) -> None:
         self._path, self._catalog, self._unresolved = Path(path), catalog, unresolved
         self._use: PluginUse = "ignore" if unresolved else plugins
@@ -94,7 +96,7 @@ class ManifestLoader:
         self._environ = os.environ if environ is None else environ
         # Guards the swap of the fields below; nothing is called under it, so two loads may run at once.
         self._lock = threading.Lock()
-        self._plugins = PluginTypes(self._environ)
+        self._plugins = PluginTypes(self._environ, cancelled)
         self._known = Known()
         self._files: tuple[Path, ...] = (self._absolute,)
         self._patterns: tuple[Path, ...] = ()
@@ -106,6 +108,7 @@ class ManifestLoader:
         Raises:
             ManifestNotFoundError: it cannot be read, with the reason.
             ManifestError: it is invalid, with all findings.
+            RuntimeClosedError: it was cancelled while it waited for a plugin.
         """
         path = self._path
         try:

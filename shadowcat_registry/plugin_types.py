@@ -46,8 +46,8 @@ class PluginTypes:
     """Of one manifest, load by load: a plugin whose bytes are the same is not imported again. Any thread may
     call it."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
+    def __init__(self, environ: Mapping[str, str], cancelled: threading.Event | None = None) -> None:
+        self._environ, self._cancelled = environ, cancelled
         # Guards that there is one loader; nothing is called under it.
         self._lock = threading.Lock()
         self._loader: PluginLoader | None = None
@@ -105,7 +105,7 @@ class PluginTypes:
     def _the_loader(self) -> PluginLoader:
         from .plugins.loading import PluginLoader
 
-        made = PluginLoader()
+        made = PluginLoader(self._cancelled)
         with self._lock:
             if self._loader is None:
                 self._loader = made

@@ -108,7 +108,7 @@ class Runtime:
         self._control: ControlServer | None = None
         if self.path is not None:
             catalog = catalog or Catalog()
-            self._loader = ManifestLoader(self.path, catalog, environ=environ)
+            self._loader = ManifestLoader(self.path, catalog, environ=environ, cancelled=self._stopping)
             self._reloader = Reloader(
                 self.path, self._loader, self.registry, catalog, self._progress, self._stopping, eager=eager
             )

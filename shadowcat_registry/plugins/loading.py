@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from .. import forks
 from ..backend import StorageProviderFactory
-from ..errors import PluginError, PluginRule
+from ..errors import PluginError, PluginRule, RuntimeClosedError
 from ..marks import Pointer
 from ..metadata import Config, PluginInfo, PluginStateName, PluginUse, ProviderCapability
 from . import entry_points, modules, probe, sources
@@ -129,9 +129,10 @@ class _Plugin:
 class PluginLoader:
     """Loads plugins again and again. What was imported is kept as long as it is what runs, or what was loaded
     last, so that a second attempt imports nothing twice. Any thread may call it; nothing is called under its
-    lock."""
+    lock. Once `cancelled` is set, it waits for no probe any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, cancelled: threading.Event | None = None) -> None:
+        self._cancelled = cancelled if cancelled is not None else threading.Event()
         # Guards the fields below.
         self._lock = threading.Lock()
         self._imported: dict[_Key, Loaded] = {}
@@ -151,12 +152,17 @@ class PluginLoader:
 
         `taken` are the names of types that there are without plugins. With `verify`, nothing of a plugin
         runs; with `probe`, it runs only elsewhere. What was imported before counts as it is.
+
+        Raises:
+            RuntimeClosedError: it was cancelled while it waited for a probe.
         """
         plugins, files, patterns = _verified(wanted)
         _refuse_shared_names(plugins)
         self._recall(plugins)
         if use == "probe" or (use == "import" and wanted.probes):
             self._probe(plugins, wanted.probe_timeout_seconds)
+            if self._cancelled.is_set():
+                raise RuntimeClosedError
         if use == "import":
             _import(plugins)
         _refuse_taken_types(plugins, taken)
@@ -225,7 +231,11 @@ class PluginLoader:
 
     def _probe(self, plugins: Iterable[_Plugin], timeout_seconds: float) -> None:
         new = [it for it in plugins if it.error is None and it.reports is None]
-        cancelled = threading.Event()
+        interrupted = threading.Event()
+
+        def is_over() -> bool:
+            return interrupted.is_set() or self._cancelled.is_set()
+
         now = monotonic()
         with self._lock:
             self._failed = {key: it for key, it in self._failed.items() if now < it[0] + _PROBE_AGAIN_SECONDS}
@@ -239,18 +249,18 @@ class PluginLoader:
             try:
                 if plugin.source is not None:
                     plugin.reports = probe.probe(
-                        plugin.source, timeout_seconds=timeout_seconds, cancelled=cancelled
+                        plugin.source, timeout_seconds=timeout_seconds, is_over=is_over
                     )
                 elif plugin.installed is not None and entry_points.is_imported(plugin.name):
                     # Another process would import what is installed now, and that may be another one.
                     plugin.reports = entry_points.load(plugin.installed).reports
                 elif plugin.installed is not None:
                     plugin.reports = probe.probe_installed(
-                        plugin.installed, timeout_seconds=timeout_seconds, cancelled=cancelled
+                        plugin.installed, timeout_seconds=timeout_seconds, is_over=is_over
                     )
             except PluginError as error:
                 plugin.error = error
-                if error.rule == "probe" and not cancelled.is_set():
+                if error.rule == "probe" and not is_over():
                     with self._lock:
                         self._failed[key] = monotonic(), error
 
@@ -262,7 +272,7 @@ class PluginLoader:
             try:
                 list(pool.map(ask, new))
             except BaseException:  # a Ctrl-C: what goes on here is waited for
-                cancelled.set()
+                interrupted.set()
                 raise
 
     def _remember(self, plugins: Sequence[_Plugin], *, is_import: bool) -> None:

@@ -14,9 +14,8 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -67,15 +66,19 @@ a plugin reads it when it opens a storage, not when it is imported."""
 _frame: Final = re.compile(r'^  File "(.+)", line (\d+) in ', re.MULTILINE)
 
 
+def _never() -> bool:
+    return False
+
+
 def probe(
-    source: VerifiedSource, *, timeout_seconds: float = 10.0, cancelled: threading.Event | None = None
+    source: VerifiedSource, *, timeout_seconds: float = 10.0, is_over: Callable[[], bool] = _never
 ) -> tuple[TypeReport, ...]:
     """Import a plugin in a process of its own; returns what its types say of themselves.
 
     The process has this interpreter and `sys.path`, the working directory, and of the environment only what
     every process needs: nothing that could be a secret. What the plugin writes to its outputs is thrown away.
-    Whatever the process has started in its group is killed at the end, which `cancelled` brings about when it
-    is set.
+    Whatever the process has started in its group is killed at the end, at the latest when `is_over()`, which
+    is asked again and again.
 
     Raises:
         PluginError: what `modules.load` raises; rule `probe` where it did not come so far: its import ended
@@ -91,15 +94,15 @@ def probe(
             "trust": source.trust,
         },
     }
-    return ask(source.name, order, places_of(source).get, timeout_seconds, cancelled)
+    return ask(source.name, order, places_of(source).get, timeout_seconds, is_over)
 
 
 def probe_installed(
-    installed: Installed, *, timeout_seconds: float = 10.0, cancelled: threading.Event | None = None
+    installed: Installed, *, timeout_seconds: float = 10.0, is_over: Callable[[], bool] = _never
 ) -> tuple[TypeReport, ...]:
     """The same for a distribution: what its entry points lead to."""
     order = {"plugin": installed.name, "requirement": installed.requirement}
-    return ask(installed.name, order, installed.shown, timeout_seconds, cancelled)
+    return ask(installed.name, order, installed.shown, timeout_seconds, is_over)
 
 
 def ask(
@@ -107,12 +110,11 @@ def ask(
     order: Mapping[str, Any],
     shown: Shown,
     timeout_seconds: float,
-    cancelled: threading.Event | None = None,
+    is_over: Callable[[], bool] = _never,
 ) -> tuple[TypeReport, ...]:
     """Have an order carried out by `probe_child`; as `probe`. `shown` is that of `blame.line_of`."""
     order = {**order, "path": _search_path(), "timeout_seconds": timeout_seconds}
-    cancelled = cancelled or threading.Event()
-    output, status = _run(plugin, json.dumps(order).encode() + b"\n", timeout_seconds, cancelled)
+    output, status = _run(plugin, json.dumps(order).encode() + b"\n", timeout_seconds, is_over)
     answer = _answer_in(output)
     if answer is None:
         raise _failure(plugin, output.decode(errors="replace"), status, shown, timeout_seconds)
@@ -131,7 +133,7 @@ def _search_path() -> list[str]:
 
 
 def _run(
-    plugin: str, order: bytes, timeout_seconds: float, cancelled: threading.Event
+    plugin: str, order: bytes, timeout_seconds: float, is_over: Callable[[], bool]
 ) -> tuple[bytes, int | None]:
     """What the process has written, and how it ended; None: it did not, in time."""
     if not sys.executable:
@@ -149,13 +151,13 @@ def _run(
         reason = f"its probe could not be started: {error.strerror or type(error).__name__}"
         raise PluginError(plugin, "probe", reason) from error
     try:
-        return _listen(process, order, timeout_seconds, cancelled)
+        return _listen(process, order, timeout_seconds, is_over)
     finally:
         _kill(process)
 
 
 def _listen(
-    process: subprocess.Popen[bytes], order: bytes, timeout_seconds: float, cancelled: threading.Event
+    process: subprocess.Popen[bytes], order: bytes, timeout_seconds: float, is_over: Callable[[], bool]
 ) -> tuple[bytes, int | None]:
     deadline = time.monotonic() + max(_STARTING_SECONDS, timeout_seconds + _ENDING_SECONDS)
     has_begun = has_ended = False
@@ -173,7 +175,7 @@ def _listen(
             return output, process.returncode
         if _answer_in(output) is not None or len(output) > _MAX_ANSWER_BYTES or time.monotonic() > deadline:
             return output, None
-        if cancelled.is_set():
+        if is_over():
             return output, None
         has_ended = _has_ended(process)  # all that it has written is there the next time
         if not has_begun and output.startswith(BEGUN):

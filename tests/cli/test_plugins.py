@@ -221,16 +221,6 @@ class TestVerify:
         assert f"to mend it: chown root: {plugin}" in done.stdout.decode()
         assert b"run it as the user of the process that is meant" in done.stderr
 
-    def test_a_ctrl_c_waits_for_no_plugin(self, plugin: Path, tmp_path: Path) -> None:
-        begun = tmp_path / "begun"
-        write(plugin.parent / "loop.py", f"open({str(begun)!r}, 'w').close()\nwhile True: pass\n")
-        write(
-            tmp_path / "registry.yaml", MANIFEST.replace("sources", "probe_timeout_seconds: 600\n  sources")
-        )
-        with started(tmp_path, "plugins", "verify", stderr=subprocess.PIPE) as verifying:
-            until(begun.exists)
-            assert verifying.end(signal.SIGINT) == 130
-
     def test_where_none_is_named_that_is_said(self, command: Command, tmp_path: Path) -> None:
         write(tmp_path / "registry.yaml", "version: 1\nproviders: {f: {type: filesystem}}\n")
         done = command("plugins", "verify")
@@ -322,6 +312,40 @@ class TestTypes:
         assert (done.returncode, done.stderr) == (0, b"")
         assert json.loads(done.stdout)["properties"] == {"depth": {"type": "integer"}}
         assert b"On ice" in command("schema", "--editor").stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+class TestAnEnd:
+    """While a plugin is tried that does not come to one."""
+
+    @pytest.fixture
+    def begun(self, plugin: Path, tmp_path: Path) -> Path:
+        """What is there once it is tried."""
+        patient = MANIFEST.replace("sources", "probe_timeout_seconds: 600\n  sources")
+        write(
+            tmp_path / "registry.yaml",
+            patient.replace("type: glacier", "type: memory").replace("depth", "max_tapes"),
+        )
+        write(plugin, GLACIER[GLACIER.index("class") :])
+        return tmp_path / "begun"
+
+    def loop(self, plugin: Path, begun: Path) -> None:
+        for name in ("loop.py", "other.py"):
+            write(plugin.parent / name, f"open({str(begun)!r}, 'w').close()\nwhile True: pass\n")
+
+    def test_of_the_command_waits_for_no_plugin(self, plugin: Path, begun: Path, tmp_path: Path) -> None:
+        self.loop(plugin, begun)
+        with started(tmp_path, "plugins", "verify", stderr=subprocess.PIPE) as verifying:
+            until(begun.exists)
+            assert verifying.end(signal.SIGINT) == 130
+
+    def test_of_a_process_waits_for_no_plugin(self, plugin: Path, begun: Path, tmp_path: Path) -> None:
+        with running(tmp_path) as run:
+            assert "started" in run.line()
+            self.loop(plugin, begun)
+            until(begun.exists)
+            assert run.end() == 0
+            assert "stopped" in run.line(), "no outcome of what was broken off"
 
 
 class TestADistribution:

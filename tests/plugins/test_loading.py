@@ -431,7 +431,7 @@ class TestTheLoader:
         moments, probed = [0.0], []
         monkeypatch.setattr(loading, "monotonic", lambda: moments[0])
 
-        def ask(source: VerifiedSource, *, timeout_seconds: float) -> tuple[TypeReport, ...]:
+        def ask(source: VerifiedSource, *, timeout_seconds: float, **_: object) -> tuple[TypeReport, ...]:
             probed.append(timeout_seconds)
             raise PluginError(source.name, "probe", "its import ended the process (exit code 0)")
 
