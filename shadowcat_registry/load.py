@@ -46,7 +46,10 @@ def load_manifest(
     loader = ManifestLoader(path, catalog, environ=environ, unresolved=unresolved, plugins=plugins)
     # What is printed of this frame along with an error must not show a secret.
     del environ
-    return loader.load()
+    try:
+        return loader.load()
+    finally:
+        loader.keep(None)
 
 
 def parse_manifest(
@@ -64,8 +67,11 @@ def parse_manifest(
         ManifestError: it is invalid, with all findings.
     """
     loader = ManifestLoader(path, catalog, environ=environ, unresolved=unresolved)
-    assembled = loader._assemble(data)  # noqa: SLF001 - its other door
-    del data, environ  # as above
+    try:
+        assembled = loader._assemble(data)  # noqa: SLF001 - its other door
+    finally:
+        loader.keep(None)
+        del data, environ  # as above
     return _manifest_of(assembled)
 
 
@@ -171,9 +177,10 @@ class ManifestLoader:
             patterns = self._patterns
         return listings(patterns)
 
-    def keep(self, manifest: Manifest) -> None:
-        """This one runs now: code of plugins that it does not use is given up."""
-        self._plugins.keep(manifest.plugins)
+    def keep(self, manifest: Manifest | None) -> None:
+        """This one runs now, None: none does. The code of plugins that it does not use is given up, and lives
+        as long as something else uses it."""
+        self._plugins.keep(manifest.plugins if manifest is not None else None)
 
     def plugins(self, running: Manifest) -> tuple[PluginInfo, ...]:
         """Those of the manifest that runs, and those that it does not ask for any more, while something uses

@@ -152,6 +152,7 @@ class Runtime:
         except BaseException:
             with standing.changed:
                 self._worker.begin_again()
+            self._give_plugins_up()
             raise
         self._cancel_retired = self.registry.on_retired(self._worker.note_left)
         with standing.changed:
@@ -216,6 +217,7 @@ class Runtime:
         if self._cancel_retired is not None:
             self._cancel_retired()
         self.registry.close(max(_LEAST_CLOSE_SECONDS, deadline - monotonic()))
+        self._give_plugins_up()
         with standing.changed:
             standing.set_state("stopped")
             standing.changed.notify_all()
@@ -377,6 +379,11 @@ class Runtime:
     def _reload(self, cause: Cause, explicit: bool) -> None:
         if self._reloader is not None:
             self._outcomes.reload(self._reloader, cause, explicit=explicit)
+
+    def _give_plugins_up(self) -> None:
+        """Nothing runs here any more; whoever opens the registry anew imports them anew."""
+        if self._loader is not None:
+            self._loader.keep(None)
 
     def _tend(self, left: tuple[str, ...]) -> None:
         """What nobody tells is looked for; of what has left, others are told."""

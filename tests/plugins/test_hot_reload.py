@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from shadowcat_registry.catalog import Catalog
+from shadowcat_registry.errors import ManifestError
+from shadowcat_registry.load import load_manifest
 from shadowcat_registry.plugins import modules, owned
 from shadowcat_registry.runtime import Runtime
 
@@ -359,6 +362,22 @@ class TestForEver:
         world.put("plugins/glacier.py", plugin("one"))
         world.reload()
         assert (living(world), world.code()) == (1, "one")
+
+    def test_neither_does_a_runtime_that_is_closed_nor_one_that_does_not_start(self, world: World) -> None:
+        def names() -> list[str]:
+            return [name for name in sys.modules if name.startswith(f"{modules.PACKAGE}.")]
+
+        world.write(OWNED, cold={})
+        before = names()
+        for _ in range(3):
+            with Runtime(world.path, environ={}, watch=False) as runtime:
+                runtime.start()
+                assert len(names()) == len(before) + 1
+            load_manifest(world.path, Catalog(), environ={})
+        world.write(OWNED, cold={"depth": 99})
+        with pytest.raises(ManifestError):
+            Runtime(world.path, environ={}, watch=False).start()
+        assert names() == before
 
 
 class TestWatching:
