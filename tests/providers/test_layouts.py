@@ -13,6 +13,7 @@ import pytest
 
 from shadowcat_registry.errors import StorageUnavailableError, TapeExistsError, TapeNotFoundError
 from shadowcat_registry.providers.filesystem import listing, places
+from shadowcat_registry.providers.filesystem.backend import FilesystemBackend
 from shadowcat_registry.providers.filesystem.metadata_files import MetadataFiles
 from shadowcat_registry.storage import TapeStorage
 from shadowcat_registry.tape import Direction, make_init_line, make_metadata, parse_line
@@ -139,6 +140,49 @@ class TestLayouts:
                 storage.read("x")
             with pytest.raises(StorageUnavailableError, match="link"):
                 record(storage, "y", "link")
+
+
+class TestNewIds:
+    @pytest.mark.parametrize("layout", ["date", "session", "sharded"])
+    def test_one_that_the_storage_made_is_looked_for_in_no_folder(
+        self, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looks: list[str] = []
+        names = places.Places._folder_names
+
+        def counting(self: places.Places) -> list[str]:
+            looks.append("a look")
+            return names(self)
+
+        monkeypatch.setattr(places.Places, "_folder_names", counting)
+        with opened(tmp_path, layout) as storage:
+            for session in ("a", "b"):
+                with storage.record(session) as tape:
+                    tape.append(C2S, b"1")
+            assert looks == []
+            storage.record("c", tape_id="mine").finalize()
+            assert looks
+            with pytest.raises(TapeExistsError):
+                storage.record("d", tape_id="mine")
+            with pytest.raises(TapeExistsError):
+                storage.record("d", tape_id=tape.tape_id)
+
+    def test_one_is_looked_for_when_it_is_used_again(self, tmp_path: Path) -> None:
+        with opened(tmp_path, "session") as storage:
+            backend = storage.use.source.backend
+            assert isinstance(backend, FilesystemBackend)
+            made = backend.new_tape_id()
+            storage.record("a", tape_id=made).finalize()
+            with pytest.raises(TapeExistsError):
+                storage.record("b", tape_id=made)
+
+    def test_those_that_nobody_used_are_forgotten(self, tmp_path: Path) -> None:
+        with opened(tmp_path, "session") as storage:
+            backend = storage.use.source.backend
+            assert isinstance(backend, FilesystemBackend)
+            for _ in range(2_500):
+                backend.new_tape_id()
+            assert len(backend._fresh) <= 1_000
 
 
 class TestFoldedCase:

@@ -32,6 +32,7 @@ from ...tape import (
     frame_seq,
     lines_after,
     load_metadata,
+    new_tape_id,
     parse_init_line,
 )
 from .appender import FileAppender
@@ -56,6 +57,8 @@ from .tape_file import TapeFile, open_tape
 from .tape_opener import TapeOpener
 
 _TORN: Final = ".torn"
+_MOST_FRESH: Final = 1000
+"""Ids that were made and not used are forgotten then: for those it is looked after all."""
 
 
 class FilesystemBackend:
@@ -87,13 +90,23 @@ class FilesystemBackend:
         self._metadata = MetadataFiles(self._opener)
         self._overview = Overview(self._places, self._metadata, logger)
         self._offsets = Offsets()
+        self._fresh: dict[str, bool] = {}  # ids that were made here; one step each
 
     # -- writing --------------------------------------------------------------------------------
+
+    def new_tape_id(self) -> str:
+        """One that `create` need not look for in every folder: nobody can have recorded under it before."""
+        if len(self._fresh) >= _MOST_FRESH:
+            self._fresh.clear()
+        tape_id = new_tape_id()
+        self._fresh[tape_id] = True
+        return tape_id
 
     def create(self, tape_id: str, init_line: bytes, meta: Metadata) -> Appender:
         metadata = dump_metadata(tape_id, meta)
         with self._directory_lock():
-            path = self._places.find(tape_id) / (tape_id + TAPE)
+            is_fresh = self._fresh.pop(tape_id, None) is not None
+            path = (self._directory if is_fresh else self._places.find(tape_id)) / (tape_id + TAPE)
             if os.path.lexists(path) and not self._remove_stillborn(path):
                 raise TapeExistsError(tape_id)
             folder = self._places.of_new(tape_id, parse_init_line(init_line, tape_id))

@@ -57,10 +57,13 @@ class Places:
         known = self._remembered.get(tape_id)
         if known is not None and os.path.lexists(known / name):
             return known
-        for folder in self.folders():
-            if os.path.lexists(folder / name):
-                self.remember(tape_id, folder)
-                return folder
+        if not os.path.lexists(self.directory / name):
+            # There may be thousands of folders: each costs one call of the system, and little else.
+            for folder_name in self._folder_names():
+                if os.path.lexists(f"{self.directory}/{folder_name}/{name}"):
+                    folder = self.directory / folder_name
+                    self.remember(tape_id, folder)
+                    return folder
         return self.directory
 
     def remember(self, tape_id: str, folder: Path) -> None:
@@ -72,13 +75,15 @@ class Places:
         """All that may have tapes, in the order in which they are looked into."""
         if self.layout == "flat":
             return [self.directory]
+        return [self.directory, *(self.directory / name for name in self._folder_names())]
+
+    def _folder_names(self) -> list[str]:
         with os.scandir(self.directory) as entries:
-            names = sorted(
+            return sorted(
                 entry.name
                 for entry in entries
                 if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
             )
-        return [self.directory, *(self.directory / name for name in names)]
 
     def has_exactly(self, folder: Path, name: str) -> bool:
         """Whether a file that was opened by this name has it: not so where case is folded, and the file's
