@@ -240,6 +240,7 @@ class TestTest:
         body = "return Memory().create({}, context)"
         return write(plugin, create + GLACIER.replace("raise NotImplementedError", body))
 
+    @pytest.mark.ci
     def test_it_runs_the_suite_over_each_type(self, process: Command, storage: Path) -> None:
         done = process("plugins", "test", storage, "--json", *self.ONE)
         assert (done.returncode, done.stderr) == (0, b"")
@@ -254,6 +255,7 @@ class TestTest:
             "ok": True,
         }
 
+    @pytest.mark.ci
     def test_one_that_cannot_be_opened_fails_for_people_too(self, process: Command, plugin: Path) -> None:
         done = process("plugins", "test", plugin, *self.ONE)
         assert done.returncode == 1

@@ -339,6 +339,7 @@ def big(code: str) -> str:
 
 
 class TestForEver:
+    @pytest.mark.ci
     def test_two_hundred_reloads_leave_no_old_module_alive(self, world: World) -> None:
         world.put("plugins/glacier.py", big("v0"))
         world.start(OWNED, cold={})

@@ -372,6 +372,7 @@ isinstance(Depth(), abc.ABC)
 
 
 class TestGenerations:
+    @pytest.mark.ci
     def test_200_loads_of_20_kib_leave_no_old_module_alive(self) -> None:
         padding = "".join(f"ICE_{n} = 'frozen water number {n}'\n" for n in range(600))
         alive: list[weakref.ref[object]] = []

@@ -316,6 +316,7 @@ class TestASwappingProcess:
                 attacker.kill()
         assert given == {GOOD}
 
+    @pytest.mark.ci
     def test_never_wins_against_ownership(self, tmp_path: Path) -> None:
         place = Place(tmp_path)
         swaps = [
@@ -323,6 +324,7 @@ class TestASwappingProcess:
         ]
         self.load(place, swaps, owned_file)
 
+    @pytest.mark.ci
     @needs_root
     def test_never_wins_against_ownership_with_files_of_its_own(self, tmp_path: Path) -> None:
         place = Place(tmp_path)
