@@ -16,26 +16,10 @@ from .backend import Appender, Durability
 from .errors import StorageClosedError, StorageUnavailableError, SyncFailedError
 from .tape import TapeCounters
 from .translation import translate
+from .turns import Turns, Waiter
 
 _logger = logging.getLogger(__name__)
 _THREAD_NAME: Final = "shadowcat-sync"
-
-
-class _Waiter:
-    """Somebody whose lines no sync covers yet."""
-
-    __slots__ = ("covered", "is_woken", "turn")
-
-    def __init__(self, covered: list[_Waiter]) -> None:
-        self.covered = covered
-        self.turn = threading.Lock()
-        self.turn.acquire()
-        self.is_woken = False
-
-    def wake(self) -> None:
-        if not self.is_woken:
-            self.is_woken = True
-            self.turn.release()
 
 
 class TapeSync:
@@ -51,12 +35,11 @@ class TapeSync:
         "_durability",
         "_durable_lines",
         "_finished",
-        "_leader",
         "_lock",
         "_syncer",
         "_tape_id",
         "_told",
-        "_waiting",
+        "_turns",
         "durable_seq",
         "failure",
         "is_noted",
@@ -75,13 +58,10 @@ class TapeSync:
         self._counters = counters
         self._durability = durability
         self._syncer = syncer if durability.mode == "interval" else None
-        # Guards everything below; the appender is never called under it.
-        self._lock = threading.Lock()
-        # Whose sync it is that runs: the list of those whom it covers, which everybody brings along. A turn
-        # that a signal's handler has cut short is known by it, and passed on.
-        self._leader: list[_Waiter] | None = None
+        self._turns = Turns()
+        # Guards everything below too; the appender is never called under it.
+        self._lock = self._turns.lock
         self._finished = False
-        self._waiting: list[_Waiter] = []
         self._durable_lines = 0
         self._told = False
         self.durable_seq = -1
@@ -123,8 +103,7 @@ class TapeSync:
             SyncFailedError: a sync has failed, and nobody can tell.
             StorageClosedError: the tape was left as it is meanwhile.
         """
-        covered: list[_Waiter] = []
-        waiter: _Waiter | None = None
+        covered: list[Waiter] = []
         try:
             with self._lock:
                 if self._durable_lines >= line_count:
@@ -134,32 +113,27 @@ class TapeSync:
                     raise _again(self.failure)
                 if self._finished:
                     raise StorageClosedError(f"the recorder of tape {self._tape_id!r}")
-                if self._leader is None:
-                    self._leader = covered
-                else:
-                    waiter = _Waiter(covered)
-                    self._waiting.append(waiter)
+                waiter = self._turns.take(covered)
             if waiter is None or self._wait(waiter, line_count):
                 self._lead(covered, tells=True)
         except BaseException:  # an interrupt perhaps, and nobody may be left waiting for us
-            self._leave(waiter, covered)
+            self._turns.leave(covered)
             raise
 
-    def _wait(self, waiter: _Waiter, line_count: int) -> bool:
+    def _wait(self, waiter: Waiter, line_count: int) -> bool:
         """Whether the next sync is ours to make; otherwise the lines are durable.
 
         Raises:
             SyncFailedError: they are not, and will not be.
         """
-        waiter.turn.acquire()
+        waiter.wait()
         with self._lock:
-            leads = self._leader is waiter.covered
+            leads = self._turns.owner is waiter.mine
             failure = self.failure if self._durable_lines < line_count else None
             if failure is not None:
                 self._told = True
             elif leads:
-                waiter.covered += self._waiting
-                self._waiting = []
+                self._turns.share(waiter.mine)
         if failure is not None:
             raise _again(failure)
         return leads
@@ -169,10 +143,10 @@ class TapeSync:
         with self._lock:
             if not self.is_noted or self._finished or self.failure is not None:
                 return
-            covered: list[_Waiter] = []
-            is_mine = self._leader is None
+            covered: list[Waiter] = []
+            is_mine = self._turns.owner is None
             if is_mine:
-                self._leader = covered
+                self._turns.take(covered)
                 self.is_noted = False  # before the lines are counted: whatever comes later is noted again
         if not is_mine:  # a sync that may have begun too early for what was noted
             if self._syncer is not None:
@@ -199,24 +173,24 @@ class TapeSync:
 
     def start_anew(self) -> None:
         """In a forked child, where nobody who had the lock lives."""
-        self._lock = threading.Lock()
+        self._turns = Turns()
+        self._lock = self._turns.lock
 
     def _finish(self) -> None:
         """Wait for the sync that runs, if there is one, and let no other begin."""
-        waiter = _Waiter([])
+        mine: list[Waiter] = []
         try:
             with self._lock:
                 self._finished = True
-                if self._leader is None:
-                    return
-                self._waiting.append(waiter)
-            waiter.turn.acquire()
-            self._leave(waiter, waiter.covered)
+                waiter = self._turns.take(mine)
+            if waiter is not None:
+                waiter.wait()
+            self._turns.leave(mine)
         except BaseException:  # an interrupt, of that last call too perhaps, which may be made twice
-            self._leave(waiter, waiter.covered)
+            self._turns.leave(mine)
             raise
 
-    def _lead(self, covered: list[_Waiter], *, tells: bool) -> None:
+    def _lead(self, covered: list[Waiter], *, tells: bool) -> None:
         """Make one sync, for ourselves and for `covered`. `tells`: an error comes to somebody who records."""
         # In this order: a frame that is counted as a line has its seq in already, see `add_frame`.
         lines, seq = self._counters.line_count, self._counters.last_seq
@@ -228,40 +202,13 @@ class TapeSync:
             with self._lock:
                 self.failure = failure
                 self._told = tells
-                self._follow(covered)
+                self._turns.pass_on(covered)
             raise _again(failure) from error
         with self._lock:
             self._durable_lines = lines
             if not self._durability.volatile:
                 self.durable_seq = seq
-            if covered or self._waiting:
-                self._follow(covered)
-            else:
-                self._leader = None
-
-    def _leave(self, waiter: _Waiter | None, covered: list[_Waiter]) -> None:
-        """Nobody waits for this one any more. May be called twice."""
-        with self._lock:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
-            if self._leader is covered:  # those that a sync has not covered wait for the next
-                self._waiting = [one for one in covered if not one.is_woken] + self._waiting
-                self._follow([])
-
-    def _follow(self, covered: list[_Waiter]) -> None:
-        """Under the lock: the sync has ended for `covered`, and the next one is made by the first who waits
-        for it. Until the last line, whoever is interrupted in this has the turn, and passes it on again."""
-        for waiter in covered:
-            waiter.wake()
-        waiting = self._waiting
-        if waiting:
-            heir = waiting[0]
-            self._waiting = waiting[1:]
-            self._leader = heir.covered
-            heir.is_woken = True
-            heir.turn.release()
-        else:
-            self._leader = None
+            self._turns.pass_on(covered)
 
 
 class Syncer:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shadowcat_registry import durability
+from shadowcat_registry import durability, turns
 from shadowcat_registry.backend import Appender, Durability, DurabilityMode
 from shadowcat_registry.durability import TapeSync
 from shadowcat_registry.errors import StorageClosedError, StorageFullError, SyncFailedError
@@ -26,7 +26,7 @@ from .schedules import Scenario, explore
 from .storages import handle
 
 C2S: Direction = "client_to_server"
-HERE = frozenset({durability.__file__})
+HERE = frozenset({durability.__file__, turns.__file__})
 
 
 class Disk:
@@ -295,7 +295,7 @@ class TestFrame:
         tape = storage.record("s", tape_id="t")
         backend.disk.before_sync = fail
         waiting = [Running(lambda: tape.append_many([(C2S, b"1")])) for _ in range(5)]
-        until(lambda: len(tape.tape.sync._waiting) == 4)
+        until(lambda: len(tape.tape.sync._turns.waiting) == 4)
         gate.open()
         errors = [each.error() for each in waiting]
         assert errors == [SyncFailedError("t", -1, "the storage failed: broken")] * 5
@@ -399,7 +399,7 @@ class TestFrame:
             tape = storage.record("s")
             backend.disk.before_sync = gate
             appending = [Running(lambda: tape.append_many([(C2S, b"1")])) for _ in range(2)]
-            until(lambda: len(tape.tape.sync._waiting) == 1)
+            until(lambda: len(tape.tape.sync._turns.waiting) == 1)
             detaching = Running(tape.detach)
             gate.open()
             detaching.result()
@@ -455,8 +455,8 @@ class TestInEveryOrder:
             disk.close()
 
         def check() -> None:
-            assert not sync._waiting
-            assert sync._leader is None
+            assert not sync._turns.waiting
+            assert sync._turns.owner is None
             assert fail_at is not None or sorted(told) == appended
             assert sync.durable_seq < disk.durable
 

@@ -24,6 +24,7 @@ RANKS: dict[str, float] = {
     "pages": 0.3,
     "forks": 0,
     "latch": 0,
+    "turns": 0,
     "exits": 0.1,
     "bounded": 0,
     "directories": 0,

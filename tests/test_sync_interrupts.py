@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Final
 
 import pytest
 
-from shadowcat_registry import durability
+from shadowcat_registry import durability, turns
 from shadowcat_registry.backend import Durability
 from shadowcat_registry.durability import TapeSync
 from shadowcat_registry.errors import SyncFailedError
+from shadowcat_registry.providers.sqlite import durable
+from shadowcat_registry.providers.sqlite.durable import LogSync
 from shadowcat_registry.tape import TapeCounters
 
 from .fakes import Gate, Running, until
@@ -24,7 +27,7 @@ from .instructions import each_instruction, reporting
 from .strikes import Interrupt, Strike
 from .test_durability import Disk, broken
 
-HERE: Final = frozenset({str(durability.__file__)})
+HERE: Final = frozenset({str(durability.__file__), str(turns.__file__), str(durable.__file__)})
 
 
 class Tape:
@@ -35,16 +38,47 @@ class Tape:
         self.counters = TapeCounters(line_count=0)
         self.lock = threading.Lock()
         self.sync = TapeSync("t", _Over(self.disk), self.counters, Durability("frame"), None)
+        self.turns = self.sync._turns
 
     def append(self) -> None:
         with self.lock:
             self.disk.lines.append(b"x")
             self.counters.line_count = line_count = len(self.disk.lines)
-        self.sync.appended(line_count)
+        self.wait(line_count)
         assert self.disk.durable >= line_count, "acknowledged too early"
 
+    def wait(self, line_count: int) -> None:
+        self.sync.appended(line_count)
+
+    def end(self) -> None:
+        self.sync.finish(covering=True)
+
     def waiting(self, number: int) -> None:
-        until(lambda: len(self.sync._waiting) >= number)
+        until(lambda: len(self.turns.waiting) >= number)
+
+
+class LogTape(Tape):
+    """The same with the log of a tapes file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = _Log(self.disk)
+        self.turns = self.log._turns
+
+    def wait(self, line_count: int) -> None:
+        self.log()
+
+    def end(self) -> None:
+        pass
+
+
+class _Log(LogSync):
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(Path("tapes.db"))
+        self._disk = disk
+
+    def _sync(self) -> None:
+        self._disk.sync()
 
 
 class _Over:
@@ -74,7 +108,7 @@ def go_on(tape: Tape, gate: Gate | None, before: int, done: threading.Event) -> 
     """Once the thread that is struck waits, or waits no more, others come, and the sync that runs ends."""
     if gate is None:
         return []
-    until(lambda: len(tape.sync._waiting) > before or done.is_set())
+    until(lambda: len(tape.turns.waiting) > before or done.is_set())
     others = [Running(tape.append) for _ in range(2 - before)]
     tape.waiting(2)
     gate.open()
@@ -82,6 +116,7 @@ def go_on(tape: Tape, gate: Gate | None, before: int, done: threading.Event) -> 
 
 
 @pytest.mark.usefixtures("each_step_is_seen")
+@pytest.mark.parametrize("make", [Tape, LogTape], ids=["of a tape", "of a log"])
 @pytest.mark.parametrize("fails", [False, True], ids=["", "and the next sync fails"])
 @pytest.mark.parametrize(
     ("is_alone", "before"),
@@ -92,10 +127,12 @@ def go_on(tape: Tape, gate: Gate | None, before: int, done: threading.Event) -> 
         pytest.param(False, 1, id="one in their middle"),
     ],
 )
-def test_an_interrupt_anywhere_leaves_nobody_waiting(is_alone: bool, before: int, fails: bool) -> None:
+def test_an_interrupt_anywhere_leaves_nobody_waiting(
+    make: type[Tape], is_alone: bool, before: int, fails: bool
+) -> None:
     number = 0
     for number in count():
-        tape, strike, done, gate = Tape(), Strike(number), threading.Event(), None
+        tape, strike, done, gate = make(), Strike(number), threading.Event(), None
         everybody: list[Running[None]] = []
 
         def next_sync(tape: Tape = tape, everybody: list[Running[None]] = everybody) -> None:
@@ -113,20 +150,22 @@ def test_an_interrupt_anywhere_leaves_nobody_waiting(is_alone: bool, before: int
             tape.waiting(before)
         tape.disk.before_sync = next_sync
         joining = Running(partial(go_on, tape, gate, before, done))
-        with suppress(Interrupt, SyncFailedError), reporting(HERE, strike.step):
+        with suppress(Interrupt, SyncFailedError, OSError), reporting(HERE, strike.step):
             tape.append()
         done.set()
+        if tape.disk.before_sync is next_sync:  # it was struck before its sync
+            tape.disk.before_sync = broken if fails else lambda: None
         for each in (*joining.result(), *everybody):
-            with suppress(SyncFailedError):
+            with suppress(SyncFailedError, OSError):
                 each.result()
         where = f"{number}: {strike.where}"
-        assert not tape.sync._waiting, where
-        assert tape.sync._leader is None, where
-        assert not tape.sync._lock.locked(), where
-        with suppress(SyncFailedError):
+        assert not tape.turns.waiting, where
+        assert tape.turns.owner is None, where
+        assert not tape.turns.lock.locked(), where
+        with suppress(SyncFailedError, OSError):
             Running(tape.append).result()
-        with suppress(SyncFailedError):
-            Running(partial(tape.sync.finish, covering=True)).result()
+        with suppress(SyncFailedError, OSError):
+            Running(tape.end).result()
         assert fails or tape.disk.durable == len(tape.disk.lines), where
         if strike.where is None:
             break

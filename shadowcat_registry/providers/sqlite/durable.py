@@ -10,13 +10,13 @@ instead of sharing one.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from ... import forks
 from ...directories import sync_directory
+from ...turns import Turns, Waiter
 
 _sync_file: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
 
@@ -26,18 +26,12 @@ class LogSync:
 
     def __init__(self, path: Path) -> None:
         self._log = path.with_name(path.name + "-wal")
-        # Guards the rounds; the disk is waited for outside of it.
-        self._guard = threading.Condition(threading.Lock())
-        self._begun = 0
-        self._ended = 0
-        self._failures: dict[int, OSError] = {}
-        self._running = False
+        self._turns = Turns()
         self._named = False
         forks.in_child(self, LogSync._start_anew)
 
     def _start_anew(self) -> None:
-        self._guard = threading.Condition(threading.Lock())
-        self._running = False
+        self._turns = Turns()
 
     def __call__(self) -> None:
         """On return, everything that was committed before the call outlives a loss of power.
@@ -45,35 +39,38 @@ class LogSync:
         Raises:
             OSError: nobody can tell whether it does.
         """
-        with self._guard:
-            mine = self._begun + 1  # one that runs already may have begun too early
-            while self._running:
-                self._guard.wait()
-                if self._ended >= mine:
-                    self._check(mine)
-                    return
-            self._running = True
-            self._begun = this = self._begun + 1
+        turns = self._turns
+        covered: list[Waiter] = []
+        try:
+            with turns.lock:
+                waiter = turns.take(covered)  # a sync that runs already may have begun too early
+            if waiter is not None:
+                waiter.wait()
+                if waiter.failure is not None:
+                    raise _again(waiter.failure)
+                with turns.lock:
+                    if turns.owner is not covered:
+                        return
+                    turns.share(covered)
+            self._lead(covered)
+        except BaseException:  # an interrupt perhaps, and nobody may be left waiting for us
+            turns.leave(covered)
+            raise
+
+    def _lead(self, covered: list[Waiter]) -> None:
         failure: OSError | None = None
         try:
             self._sync()
         except OSError as error:
             failure = error
-        finally:
-            with self._guard:
-                self._running = False
-                self._ended = this
-                if failure is not None:
-                    # The system reports a lost write once: all who wait for this round have to hear of it.
-                    self._failures = {this: failure}
-                self._guard.notify_all()
+        with self._turns.lock:
+            if failure is not None:
+                # The system reports a lost write once: all who wait for this sync have to hear of it.
+                for waiter in covered:
+                    waiter.failure = failure
+            self._turns.pass_on(covered)
         if failure is not None:
             raise failure
-
-    def _check(self, round_: int) -> None:
-        for failed, failure in self._failures.items():
-            if failed >= round_:
-                raise OSError(failure.errno, failure.strerror, failure.filename)
 
     def _sync(self) -> None:
         try:
@@ -90,3 +87,8 @@ class LogSync:
         if not self._named:
             sync_directory(self._log.parent)
             self._named = True
+
+
+def _again(failure: OSError) -> OSError:
+    """The same for another thread: each raises its own."""
+    return OSError(failure.errno, failure.strerror, failure.filename)
