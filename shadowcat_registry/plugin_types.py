@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,8 @@ from .errors import Finding, PluginError, PluginRule, one_line
 from .location import PLUGIN_VARIABLE
 from .marks import Mark, Pointer
 from .metadata import PluginInfo, PluginUse
+from .schema import Compiled, compiled
+from .schema_files import manifest_schema
 
 if TYPE_CHECKING:
     from .plugins.loading import LoadedPlugins, PluginLoader
@@ -62,7 +65,8 @@ class PluginTypes:
         file that it was read from, if any: pins have to stand where nobody else can write."""
         section = mapping_in(candidate.root, "plugins")
         directory = self._environ.get(PLUGIN_VARIABLE) if use != "ignore" else None
-        has_wrong_form = any(finding.pointer[:1] == ("plugins",) for finding in candidate.findings)
+        # Asked anew, as a manifest with very many errors is not told all of them.
+        has_wrong_form = "plugins" in candidate.root and bool(_form().problems(candidate.root["plugins"]))
         if not has_wrong_form and not (section.get("sources") or section.get("entry_points") or directory):
             candidate.lost_types = self._lost_types(None)
             return
@@ -119,6 +123,13 @@ class PluginTypes:
         there = {info.name for info in found}
         gone = [info for info in running.infos if info.name not in there] if running is not None else []
         return {name: info.path or info.name for info in gone for name in info.types}
+
+
+@cache
+def _form() -> Compiled:
+    """Of the section alone."""
+    schema = manifest_schema()
+    return compiled({"$defs": schema["$defs"], **schema["properties"]["plugins"]})
 
 
 def _fault_of_owner(manifest: Path) -> PluginError | None:

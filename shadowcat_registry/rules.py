@@ -195,7 +195,10 @@ def no_storage_holds_plugins(candidate: Candidate) -> None:
 
 
 def _real(path: str | Path) -> str:
-    return os.path.normcase(os.path.realpath(path))
+    try:
+        return os.path.normcase(os.path.realpath(path))
+    except ValueError:  # with a NUL in it: nothing can be there
+        return os.path.normcase(path)
 
 
 def secrets_are_for_few(candidate: Candidate) -> None:

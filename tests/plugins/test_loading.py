@@ -249,6 +249,13 @@ class TestRefusals:
         assert [it.code for it in found] == ["SC201", "SC806"]
         assert not marker.exists()
 
+    @pytest.mark.parametrize("section", [3, None, {"sources": [None]}, {"sources": {"path": "a.py"}}])
+    def test_nor_does_one_among_more_errors_than_are_told(self, world: World, section: object) -> None:
+        providers = {f"p{number}": {"type": 3, "nope": 4} for number in range(2_000)}
+        world.put("registry.yaml", json.dumps({"version": 1, "providers": providers, "plugins": section}))
+        with pytest.raises(ManifestError):
+            load_manifest(world.path, Catalog(), environ={})
+
 
 class TestTheEnvironment:
     def test_adds_a_directory(self, world: World) -> None:
@@ -271,6 +278,13 @@ class TestTheEnvironment:
         (found,) = findings(world, None, warm="memory")
         assert (found.code, found.mark.line, found.mark.column) == ("SC802", 1, 1)
         assert "$SHADOWCAT_PLUGIN_DIR" in found.message
+
+    def test_what_is_no_path_is_said(self, world: World) -> None:
+        world.environ["SHADOWCAT_PLUGIN_DIR"] = "a\0b"
+        providers = {"tapes": {"type": "filesystem"}}
+        world.put("registry.yaml", json.dumps({"version": 1, "providers": providers}))
+        loaded = load_manifest(world.path, Catalog(), environ=world.environ)
+        assert [it.code for it in loaded.warnings] == ["SC802"]
 
     def test_empty_means_none(self, world: World) -> None:
         world.environ["SHADOWCAT_PLUGIN_DIR"] = ""
