@@ -70,6 +70,8 @@ class Installed:
 
     def shown(self, file: str) -> str | None:
         """As of `blame.line_of`."""
+        if not Path(file).is_absolute():  # `<frozen os>`, wherever this process works
+            return None
         # Directories may have more than one name; a file may be a link, where an installer saves space.
         real = Path(os.path.realpath(os.path.dirname(file)), os.path.basename(file))  # noqa: PTH119, PTH120
         if real.is_relative_to(self.site) and (name := real.relative_to(self.site).as_posix()) in self.files:

@@ -233,8 +233,11 @@ class TestLoad:
         monkeypatch.syspath_prepend(str(tmp_path / "more"))
         assert entry_points.load(entry_points.find(NAME)).reports[0].name == "glacier"
 
-    def test_an_editable_installation_is_where_it_says(self, site: Path, tmp_path: Path) -> None:
-        install(site)
+    @pytest.mark.parametrize("text", [EXPORT, "\nimport os\nos.environ['NO_BUCKET']"])
+    def test_an_editable_installation_is_where_it_says(
+        self, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+    ) -> None:
+        install(site, text)
         project = tmp_path / "project"
         project.mkdir()
         (site / f"{MODULE}.py").rename(project / f"{MODULE}.py")
@@ -244,8 +247,12 @@ class TestLoad:
         origin = {"url": project.as_uri(), "dir_info": {"editable": True}}
         (info / "direct_url.json").write_text(json.dumps(origin))
         sys.path.append(str(project))  # by a .pth file, where it is installed for good
+        monkeypatch.chdir(project)
         try:
-            assert entry_points.load(entry_points.find(NAME)).reports[0].name == "glacier"
+            if text is EXPORT:
+                assert entry_points.load(entry_points.find(NAME)).reports[0].name == "glacier"
+            else:
+                assert refusal().reason == "glacier_of_ours.py:3: KeyError: 'NO_BUCKET'"
         finally:
             sys.path.remove(str(project))
 
