@@ -7,10 +7,11 @@ cannot go. Knows nothing of what is imported.
 from __future__ import annotations
 
 import builtins
-import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import FunctionType
 from typing import Any, Final
 
 from .blame import Shown
@@ -45,26 +46,25 @@ class Surroundings:
 
 
 def left_running(builtins_of_plugin: Mapping[str, Any], shown: Shown) -> str | None:
-    """Which thread the import of a plugin has left behind, by the code that it runs: its line."""
+    """Which thread the import of a plugin has left behind: where the code begins that it was started with."""
     deadline = time.monotonic() + _GRACE_SECONDS
     for thread in threading.enumerate():
-        if thread is not threading.current_thread() and thread.ident in _running(builtins_of_plugin, shown):
-            thread.join(max(0.0, deadline - time.monotonic()))
-    for place in _running(builtins_of_plugin, shown).values():
-        return f"its import left a thread running, at {place}"
+        # Not by what it runs just now: to look at the stack of a running thread can crash the interpreter.
+        for function in _started_with(thread):
+            if function.__builtins__ is builtins_of_plugin:
+                thread.join(max(0.0, deadline - time.monotonic()))
+                if thread.is_alive():
+                    code = function.__code__
+                    place = f"{shown(code.co_filename) or '?'}:{code.co_firstlineno}"
+                    return f"its import left a thread running, with what begins at {place}"
     return None
 
 
-def _running(builtins_of_plugin: Mapping[str, Any], shown: Shown) -> dict[int, str]:
-    """Thread → the line of the plugin that it is in, by its youngest frame of the plugin's."""
-    found: dict[int, str] = {}
-    for ident, youngest in sys._current_frames().items():  # noqa: SLF001 - documented, if for debugging
-        if ident == threading.get_ident():
-            continue
-        frame = youngest
-        while frame is not None:
-            if frame.f_builtins is builtins_of_plugin:
-                found[ident] = f"{shown(frame.f_code.co_filename) or '?'}:{frame.f_lineno}"
-                break
-            frame = frame.f_back  # type: ignore[assignment] # typeshed gives the frames of a dict no None
-    return found
+def _started_with(thread: threading.Thread) -> Iterator[Any]:
+    """Its functions that are written in Python."""
+    for given in (getattr(thread, "_target", None), getattr(thread, "function", None), type(thread).run):
+        while isinstance(given, partial):
+            given = given.func
+        function = getattr(given, "__func__", given)
+        if isinstance(function, FunctionType):
+            yield function

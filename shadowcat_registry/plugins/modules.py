@@ -208,7 +208,8 @@ class _Generation:
     def forget(self) -> None:
         self._is_current = False
         for name in self._source.files.keys() | self._source.packages:
-            sys.modules.pop(name, None)
+            if name not in self._running:  # its own thread does that, when its body has run
+                sys.modules.pop(name, None)
 
     def module(self, name: str) -> ModuleType:
         """The module of that name; its body is run once, the first time.
@@ -238,6 +239,8 @@ class _Generation:
                 self._modules[name] = mine.module
             finally:
                 self._running.pop(name, None)
+                if not self._is_current:  # in this order: `forget` looks the other way round
+                    sys.modules.pop(name, None)
                 mine.ended.set()
 
     def _wait(self, name: str, running: _Import) -> bool:
@@ -294,8 +297,6 @@ class _Generation:
                 delattr(parent, leaf)
             sys.modules.pop(name, None)
             raise
-        if not self._is_current:
-            sys.modules.pop(name, None)
 
     def _import(
         self,

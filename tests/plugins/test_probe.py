@@ -89,7 +89,11 @@ class TestRefused:
             (
                 "import threading, time\ndef f(): time.sleep(99)\n"
                 "threading.Thread(target=f, daemon=True).start()\n" + EXPORT,
-                "its import left a thread running, at glacier.py:2",
+                "its import left a thread running, with what begins at glacier.py:2",
+            ),
+            (
+                "import _thread, time\n_thread.start_new_thread(time.sleep, (99,))\n" + EXPORT,
+                "left a thread running that has no name",
             ),
             ("import subprocess\nsubprocess.Popen(['sleep', '99'])\n" + EXPORT, "left a process running"),
             ("import os, time\nif not os.fork(): time.sleep(99)\n" + EXPORT, "left a process running"),
