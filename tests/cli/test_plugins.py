@@ -341,6 +341,7 @@ class TestAnEnd:
             until(begun.exists)
             assert verifying.end(signal.SIGINT) == 130
 
+    @pytest.mark.ci
     def test_of_a_process_waits_for_no_plugin(self, plugin: Path, begun: Path, tmp_path: Path) -> None:
         with running(tmp_path) as run:
             assert "started" in run.line()
