@@ -69,7 +69,8 @@ def rewrite(path: Path, data: bytes, *, before: bytes) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(draft)  # noqa: PTH108 - as above
     except OSError as error:
-        fail(f"cannot write {path}, which is as it was: {describe(error)}")
+        hint = "; run this as whom it belongs to" if isinstance(error, PermissionError) else ""
+        fail(f"cannot write {path}, which is as it was: {describe(error)}{hint}")
         raise click.exceptions.Exit(1) from None
     try:
         sync_directory(real.parent)

@@ -128,6 +128,14 @@ class TestList:
         assert b"error[SC" in done.stderr
         assert b"Traceback" not in done.stderr
 
+    def test_without_a_manifest_the_directory_of_the_environment_counts(
+        self, command: Command, plugin: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "registry.yaml").unlink()
+        done = command("plugins", "list", SHADOWCAT_PLUGIN_DIR="plugins")
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.decode().splitlines()[-1].split()[:2] == ["glacier", "owned"]
+
     def test_without_a_manifest_it_says_so(self, command: Command) -> None:
         done = command("plugins", "list")
         assert done.returncode == 1

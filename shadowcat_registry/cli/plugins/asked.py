@@ -88,7 +88,24 @@ def outside_of_manifests(paths: Iterable[Path]) -> Wanted:
     )
 
 
-def fault_of_manifest(asked: Asked) -> PluginError | None:
+def wanted_here(manifest: Path) -> tuple[Wanted, PluginError | None]:
+    """What the manifest and the environment ask for, and why none of the pins counts, if that is so. Where
+    there is no manifest and none was named, what the environment asks for is all.
+
+    Raises:
+        ManifestNotFoundError, ManifestError: as `read_asked`.
+    """
+    try:
+        asked = read_asked(manifest)
+    except ManifestNotFoundError:
+        directory = os.environ.get(PLUGIN_VARIABLE)
+        if not directory or manifest != Path(MANIFEST_NAME):
+            raise
+        return read_section({}, Path(), directory), None
+    return asked.wanted(), _fault_of_manifest(asked)
+
+
+def _fault_of_manifest(asked: Asked) -> PluginError | None:
     """Why none of its pins counts: others could have written them."""
     if not asked.wanted().has_pins:
         return None
@@ -110,11 +127,11 @@ def known_types(manifest: Path) -> Catalog:
     environment ask for. What is left out is said."""
     catalog = Catalog()
     try:
-        wanted = read_asked(manifest).wanted()
+        wanted, _ = wanted_here(manifest)
     except ManifestNotFoundError:
         if manifest != Path(MANIFEST_NAME):
             raise
-        wanted = read_section({}, Path(), os.environ.get(PLUGIN_VARIABLE))
+        return catalog
     except ManifestError:
         fail(f"the types of its plugins are left out: see `shadowcat-registry validate {manifest}`")
         return catalog

@@ -21,7 +21,7 @@ from ...plugins.section import Wanted
 from ..options import json_option, manifest_options
 from ..output import fail, printable, say, say_json, say_table, short_digest
 from ..processes import NoAnswerError, processes_of
-from .asked import fault_of_manifest, outside_of_manifests, read_asked, say_whose
+from .asked import outside_of_manifests, say_whose, wanted_here
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ def list_(manifest: Path, as_json: bool) -> None:
 
     No plugin is imported here: each is asked in a process of its own.
     """
-    asked = read_asked(manifest)
-    infos = [*_built_in(), *_as_running(_load(asked.wanted()).infos, manifest)]
+    wanted, fault = wanted_here(manifest)
+    infos = [*_built_in(), *_as_running(_load(wanted).infos, manifest)]
     if as_json:
         plugins = [info.as_json() for info in infos]
         say_json({"version": WIRE_VERSION, "manifest": str(manifest), "plugins": plugins})
@@ -69,7 +69,7 @@ def list_(manifest: Path, as_json: bool) -> None:
     ]
     say_table(("NAME", "STATE", "TYPES", "DISTRIBUTION", "SHA256", "PATH"), rows)
     bad = sum(info.problem is not None for info in infos)
-    if bad or fault_of_manifest(asked) is not None:
+    if bad or fault is not None:
         what = f"{bad} of the plugins cannot be used" if bad else "none of the pinned plugins can be used"
         fail(f"{what}: `shadowcat-registry plugins verify` says why, and what to do")
 
@@ -89,9 +89,9 @@ def verify(context: click.Context, manifest: Path, paths: tuple[Path, ...], as_j
     if paths:
         verdicts = list(_verdicts(_load(outside_of_manifests(paths)), manifest))
     else:
-        asked = read_asked(manifest)
-        verdicts = list(_verdicts(_load(asked.wanted()), manifest))
-        if (fault := fault_of_manifest(asked)) is not None:
+        wanted, fault = wanted_here(manifest)
+        verdicts = list(_verdicts(_load(wanted), manifest))
+        if fault is not None:
             problem = f"{fault.rule}: {fault.reason}"
             info = PluginInfo(str(manifest), "refused", str(manifest), problem=problem)
             verdicts.insert(0, _Verdict(info, fault))
