@@ -39,6 +39,17 @@ def record(storage: TapeStorage, tape_id: str, frames: list[Frame]) -> float:
         return time.perf_counter() - start
 
 
+def slowest(storage: TapeStorage, frames: list[Frame]) -> float:
+    """The seconds of that append of one frame which took longest: what a block costs, one frame pays."""
+    worst = 0.0
+    with storage.record("s", tape_id="slowest") as tape:
+        for direction, message in frames:
+            start = time.perf_counter()
+            tape.append(direction, message)
+            worst = max(worst, time.perf_counter() - start)
+    return worst
+
+
 def timed(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
@@ -57,7 +68,7 @@ def first_behind(storage: TapeStorage, seqs: range) -> None:
 
 def tapes(frames: list[Frame]) -> None:
     writing, reading, sizes = (dict.fromkeys(KINDS, float("inf")) for _ in range(3))
-    seeking = dict(writing)
+    seeking, waits = dict(writing), dict(writing)
     raw = b""
     for _ in range(ROUNDS):  # in turn
         for kind in KINDS:
@@ -67,15 +78,16 @@ def tapes(frames: list[Frame]) -> None:
                 seqs = range(7, len(frames) - 1, len(frames) // 100)
                 first_behind(storage, seqs)
                 seeking[kind] = min(seeking[kind], timed(lambda: first_behind(storage, seqs)) / len(seqs))  # noqa: B023
+                waits[kind] = min(waits[kind], slowest(storage, frames))
                 sizes[kind] = sum(path.stat().st_size for path in Path(name).glob("t.jsonl*"))
                 raw = b"".join(storage.read("t"))
     print(f"{'a tape':10}{'bytes':>12}{'smaller':>9}{'frames/s':>12}{'ratio':>7}", end="")
-    print(f"{'read MB/s':>11}{'ratio':>7}{'one in the middle':>19}")
+    print(f"{'read MB/s':>11}{'ratio':>7}{'one in the middle':>19}{'slowest append':>16}")
     for kind in KINDS:
         print(f"{kind:10}{sizes[kind]:>12,.0f}{len(raw) / sizes[kind]:>9.1f}", end="")
         print(f"{len(frames) / writing[kind]:>12,.0f}{writing['none'] / writing[kind]:>7.2f}", end="")
         print(f"{len(raw) / reading[kind] / 1e6:>11,.0f}{reading['none'] / reading[kind]:>7.2f}", end="")
-        print(f"{seeking[kind] * 1e6:>16,.0f} us")
+        print(f"{seeking[kind] * 1e6:>16,.0f} us{waits[kind] * 1e3:>13,.1f} ms")
     zstd = zstd_library()
     codecs: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
         "gzip": (lambda data: gzip.compress(data, 6), gzip.decompress),
