@@ -23,7 +23,7 @@ from .retention import Retention
 from .translation import translated, type_of
 
 if TYPE_CHECKING:
-    from .recorder import OpenTape  # only words in signatures: nothing is imported from above
+    from .open_tape import OpenTape  # only words in signatures: nothing is imported from above
     from .storage import TapeStorage  # noqa: F401 - a weak reference to one, in quotes
 
 _logger = logging.getLogger(__name__)

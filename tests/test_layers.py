@@ -100,6 +100,7 @@ RANKS: dict[str, float] = {
     "use": 2.3,
     "gathering": 2.2,
     "frame_queue": 2.3,
+    "open_tape": 2.35,
     "recorder": 2.4,
     "reader": 2.4,
     "storage": 3,
@@ -205,7 +206,7 @@ RANKS: dict[str, float] = {
 ONLY_WORDS = {
     # Names in signatures, imported under TYPE_CHECKING: nothing of these is loaded.
     ("backend", "storage"),
-    ("use", "recorder"),
+    ("use", "open_tape"),
     ("use", "storage"),
     ("recorder", "storage"),
     ("reader", "storage"),
