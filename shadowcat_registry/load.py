@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -181,6 +181,10 @@ class ManifestLoader:
         """This one runs now, None: none does. The code of plugins that it does not use is given up, and lives
         as long as something else uses it."""
         self._plugins.keep(manifest.plugins if manifest is not None else None)
+
+    def tidy(self, users: Callable[[], Hashable]) -> None:
+        """Have code of plugins go that was given up and that nothing uses; `users` says who may."""
+        self._plugins.tidy(users)
 
     def plugins(self, running: Manifest) -> tuple[PluginInfo, ...]:
         """Those of the manifest that runs, and those that it does not ask for any more, while something uses

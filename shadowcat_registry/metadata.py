@@ -272,8 +272,8 @@ class PluginInfo:
     """The provider types that it adds, each with its version."""
     problem: str | None = None
     generations: int = 0
-    """How much of its code is alive: one for each of its versions that something still uses, until the
-    garbage collector has come by. 0: it is not imported here."""
+    """How much of its code is alive: one for each of its versions that something still uses, or has used
+    until a moment ago. 0: it is not imported here."""
 
     def as_json(self) -> dict[str, Any]:
         return {

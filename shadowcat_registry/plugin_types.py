@@ -7,7 +7,7 @@ environment, asks for one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -98,6 +98,13 @@ class PluginTypes:
             loader, self._running = self._loader, loaded
         if loader is not None:
             loader.keep(loaded)
+
+    def tidy(self, users: Callable[[], Hashable]) -> None:
+        """As `PluginLoader.tidy`."""
+        with self._lock:
+            loader = self._loader
+        if loader is not None:
+            loader.tidy(users)
 
     def as_they_stand(self, running: LoadedPlugins | None) -> tuple[PluginInfo, ...]:
         """The plugins of what runs as they are now, and those of which only the code is still there."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -393,6 +393,13 @@ class Runtime:
             with self._standing.changed:
                 self._standing.note_retired(left)
             self._announcer.publish("retired", None, removed=left)
+        if self._loader is not None:
+            self._loader.tidy(self._old_revisions)
+
+    def _old_revisions(self) -> Hashable:
+        """Those that are still in use: by the code that they were opened with."""
+        found = [(name, it.number) for name in self.registry for it in self._revisions(name) if it.superseded]
+        return frozenset(found)
 
     def _follow(self, manifest: Manifest) -> None:
         """In the way that it asks for, where code has not said how."""

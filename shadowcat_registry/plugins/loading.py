@@ -6,13 +6,15 @@ imported twice. Knows no manifest: whoever has one says what is wanted, and whic
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -31,6 +33,7 @@ from .section import Wanted
 _MOST_PROBES: Final = min(4, os.cpu_count() or 1)
 """At once."""
 
+_TIDY_AGAIN_SECONDS: Final = 10.0
 _PROBE_AGAIN_SECONDS: Final = 60.0
 """One that ends, crashes or hangs its process does so again, and that takes time: not with every reload."""
 
@@ -142,6 +145,8 @@ class PluginLoader:
         self._running: frozenset[_Key] = frozenset()
         self._generations: list[tuple[str, weakref.ref[Any]]] = []
         """Of all that was imported and is not known to be gone, with the name of its plugin."""
+        self._tidied: Hashable = None
+        self._tidied_at = -inf
         forks.in_child(self, PluginLoader._start_anew)
 
     def _start_anew(self) -> None:
@@ -216,6 +221,30 @@ class PluginLoader:
         gone = [name for name in living if name not in attempted]
         found += [PluginInfo(name, "retiring", generations=living[name]) for name in gone]
         return tuple(found)
+
+    def tidy(self, users: Callable[[], Hashable]) -> None:
+        """Have what was given up and is not used any more go now. `users` says who may still use it.
+
+        Modules are circles, which go when the collector finds them: by itself, in a large process, after a
+        hundred reloads, and until then all that hangs on them stays. It is asked once for each answer of
+        `users`, as each time costs a moment, and not oftener than now and then. Called by one thread.
+        """
+        old = self._given_up()
+        if not old:
+            self._tidied = None
+            return
+        now, state = monotonic(), (old, users())
+        if state == self._tidied or now < self._tidied_at + _TIDY_AGAIN_SECONDS:
+            return
+        gc.collect()
+        self._tidied, self._tidied_at = (self._given_up(), state[1]), now
+
+    def _given_up(self) -> frozenset[int]:
+        """Generations that live and are superseded, by their address."""
+        with self._lock:
+            kept = {id(it.generation) for it in self._imported.values() if isinstance(it, LoadedPlugin)}
+            alive = {id(it) for _, reference in self._generations if (it := reference()) is not None}
+        return frozenset(alive - kept)
 
     def _recall(self, plugins: Iterable[_Plugin]) -> None:
         """What was found out about the same bytes before."""

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from shadowcat_registry import reload_worker
 from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.errors import ManifestError
 from shadowcat_registry.load import load_manifest
-from shadowcat_registry.plugins import modules, owned
+from shadowcat_registry.plugins import loading, modules, owned
 from shadowcat_registry.runtime import Runtime
 
 from ..fakes import until
@@ -326,6 +327,36 @@ class TestTheStatus:
         gc.collect()
         assert [it.generations for it in runtime.status().plugins] == [1]
         assert runtime.status().as_json()["plugins"][0]["sha256"] == digest(plugin("two"))
+
+    def test_old_code_goes_with_its_last_lease_without_waiting_for_the_collector(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        moments = [0.0]
+        monkeypatch.setattr(loading, "monotonic", lambda: moments[0])
+        monkeypatch.setattr(reload_worker, "_SWEEP_SECONDS", 3600.0)  # the test does that
+        runtime = world.start(OWNED, cold={})
+        gc.collect()
+        collect, collected = gc.collect, list[int]()
+        monkeypatch.setattr(gc, "collect", lambda: collected.append(collect()))
+
+        def alive() -> int:
+            """As the worker finds it, a while later."""
+            moments[0] += 60
+            runtime._tend(())
+            return sum(info.generations for info in runtime.status().plugins)
+
+        gc.disable()
+        try:
+            assert (alive(), len(collected)) == (1, 0)
+            with world.open() as old:
+                world.put("plugins/glacier.py", plugin("two"))
+                world.reload()
+                assert (alive(), alive(), len(collected)) == (2, 2, 1)
+                assert code_of(old) == "one"
+            del old
+            assert (alive(), alive(), len(collected)) == (1, 1, 2)
+        finally:
+            gc.enable()
 
     def test_is_empty_without_plugins(self, world: World) -> None:
         assert world.start(None, warm="memory").status().plugins == ()
