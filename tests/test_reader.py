@@ -90,6 +90,8 @@ class TestReadThrough:
                 for seq in range(101, 199, 2):
                     with pytest.raises(FrameNotFoundError):
                         reader.frame(seq)
+                inner: Any = reader._opened.reader
+                assert inner._late == set()
             assert max(counts) == 101
             assert sum(counts) < 600
 

@@ -22,6 +22,7 @@ from shadowcat_registry.errors import (
 )
 from shadowcat_registry.frame_index import FrameIndex
 from shadowcat_registry.providers.filesystem import files, frame_reader, sealing
+from shadowcat_registry.providers.filesystem.blocks import Blocks
 from shadowcat_registry.providers.filesystem.frame_reader import FileFrameReader
 from shadowcat_registry.reader import TapeReader
 from shadowcat_registry.storage import TapeStorage
@@ -208,6 +209,20 @@ class TestForeignHands:
                         ) or not content.endswith(b"\n")
                     path.write_bytes(before)
 
+    def test_a_frame_within_another_line_is_none(self, tmp_path: Path) -> None:
+        """Exactly where one was: what it says of itself would do."""
+        path = tmp_path / "t.jsonl"
+        frames = b"".join(frame(n, 7) for n in range(3))
+        path.write_bytes(INIT + frames + frame(3, 7))
+        with opened(tmp_path) as storage, storage.reader("t") as reader:
+            assert reader.frame(3) == frame(3, 7)
+            before, within = b'{"pad":"', b'","in":'
+            pad = b"x" * (len(frames) - len(before) - len(within))
+            path.write_bytes(INIT + before + pad + within + frame(3, 7)[:-1] + b"}\n" + frame(4))
+            with pytest.raises(FrameNotFoundError):
+                reader.frame(3)
+            assert reader.frame(4) == frame(4)
+
     def test_one_that_changes_all_the_time_is_given_up(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -353,6 +368,33 @@ class TestBlocks:
                     with pytest.raises(FrameNotFoundError):
                         reader.frame(n + 1)
                 assert list(reader.read()) == list(storage.read("t"))
+
+    def test_what_is_read_on_goes_on_where_the_tape_does(self, tmp_path: Path) -> None:
+        with opened(tmp_path, "gzip") as storage, storage.record("s", tape_id="t") as tape:
+            with storage.reader("t") as reader:
+                lines = reader.read()
+                seen = [next(lines)]
+                for n in range(200):
+                    tape.append(C2S, b'"%d%s"' % (n, b"x" * 500))
+                seen += lines
+            assert seen == list(storage.read("t"))
+
+    def test_one_thread_at_a_time_decompresses(
+        self, recorded: Callable[[], tuple[TapeStorage, list[bytes]]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        storage, lines = recorded()
+        with storage, storage.reader("t") as reader:
+            locked: list[bool] = []
+            read = Blocks.read
+
+            def looking(self: Blocks, position: int, most: int) -> bytes:
+                locked.append(inner(reader)._opened().unpacking.locked())
+                return read(self, position, most)
+
+            monkeypatch.setattr(Blocks, "read", looking)
+            assert [reader.frame(5), *reader.read(290)] == [lines[6], *lines[292:]]
+            assert locked
+            assert all(locked)
 
     def test_damage_is_told(
         self, recorded: Callable[[], tuple[TapeStorage, list[bytes]]], tmp_path: Path
