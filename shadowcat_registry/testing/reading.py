@@ -13,6 +13,7 @@ from ..errors import (
     TapeNotFoundError,
 )
 from ..storage import TapeStorage
+from ..tape import lines_after
 from .places import C2S, UnderTest, messages_in
 
 
@@ -23,6 +24,18 @@ class ReadingConformance(UnderTest):
         assert messages_in(storage, "t", 2) == [3, 4]
         assert list(storage.read("t", 4)) == []
         assert len(list(storage.read("t", -1))) == 6
+
+    def test_what_follows_a_frame_begins_behind_the_first_that_is_not_before_it(
+        self, storage: TapeStorage
+    ) -> None:
+        """In whatever order frames stand, and however absurd their `seq` is, as on tapes from elsewhere."""
+        seqs = [1, 5, 3, 10**25, 6, 7, -1, 2**63, 8]
+        with storage.record("s", tape_id="t") as tape:
+            for seq in seqs:  # each on its own: where a storage keeps them together, it is not in one piece
+                tape.append_lines([b'{"type":"frame","seq":%d}\n' % seq])
+        lines = list(storage.read("t"))
+        for after_seq in [*range(-1, 10), 2**63 - 1, 2**63, 10**25, 10**26]:
+            assert list(storage.read("t", after_seq)) == list(lines_after(lines, after_seq)), after_seq
 
     def test_a_reader_sees_whole_lines_of_a_stable_prefix_while_it_is_written(
         self, storage: TapeStorage

@@ -14,6 +14,8 @@ from ...errors import StorageDamagedError, TapeNotFoundError
 from ...tape import frame_seq
 from .layout import LINE_BITS, LINES
 
+_HIGHEST: Final = 2**63 - 1
+"""Stands for every seq above it: SQLite has none."""
 _SEGMENT_BYTES: Final = 256 * 1024
 _CHUNK_BYTES: Final = 512 * 1024
 """A reader fetches so much at a time, and lets go of the file in between: a slow one holds up nobody."""
@@ -30,8 +32,8 @@ def row_of(no: int, end: End, line: bytes) -> tuple[Row, End]:
     """`rows_of` for a frame that comes alone."""
     number, high_seq = end
     seq = frame_seq(line)
-    if seq is not None and high_seq < seq < 1 << 63:
-        high_seq = seq
+    if seq is not None and seq > high_seq:
+        high_seq = min(seq, _HIGHEST)
     return (no << LINE_BITS | number, 1, high_seq, crc32(line), line), (number + 1, high_seq)
 
 
@@ -42,8 +44,8 @@ def rows_of(no: int, end: End, lines: Sequence[bytes]) -> tuple[list[Row], End]:
     first, size_bytes, last = 0, 0, len(lines) - 1
     for position, text in enumerate(lines):
         seq = frame_seq(text)
-        if seq is not None and seq > high_seq and seq < 1 << 63:
-            high_seq = seq
+        if seq is not None and seq > high_seq:
+            high_seq = min(seq, _HIGHEST)
         size_bytes += len(text)
         if size_bytes >= _SEGMENT_BYTES or position == last:
             blob = b"".join(lines[first : position + 1])
@@ -85,6 +87,7 @@ def _range(no: int, first: int = 0) -> tuple[int, int]:
 def find(db: sqlite3.Connection, no: int, seq: int) -> int:
     """The first line of the segment in which the frame `seq`, or the first behind it, is; of the last one
     where there is none. By halving: `high_seq` never falls along a tape."""
+    seq = min(seq, _HIGHEST)
     low, high = 0, end_of(db, no)[0]
     start = 0
     while low < high:
