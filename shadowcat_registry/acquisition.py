@@ -19,10 +19,10 @@ from .callers import Caller, caller
 from .configs import complete, config_of
 from .errors import InstanceNotFoundError, ProviderNotFoundError, ProviderRetiringError
 from .exits import close_at_exit
-from .generations import FALLBACK_DEFAULT, Generations
+from .generations import Generations
 from .interpolate import redact
 from .leases import Lease, Opening
-from .metadata import Config
+from .metadata import FALLBACK_DEFAULT, Config
 from .snapshot import Provider
 from .staging import find_staged, what_is_staged
 from .storage import TapeStorage

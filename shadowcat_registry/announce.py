@@ -13,6 +13,7 @@ from typing import Literal
 from .errors import Finding
 from .events import Event, EventName, Subscribers
 from .journal import Journal
+from .metadata import serving_default
 from .progress import Progress
 from .reconcile import Report
 from .registry import StorageProviderRegistry
@@ -63,7 +64,7 @@ class Announcer:
             updated=report.updated if report is not None else (),
             removed=report.removed if report is not None else removed,
             retiring=report.retiring if report is not None else (),
-            default=snapshot.default,
+            default=serving_default(snapshot.default, snapshot),
             findings=findings,
         )
         level = logging.WARNING if name in ("rejected", "degraded") else logging.INFO

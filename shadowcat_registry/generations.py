@@ -11,7 +11,6 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from .errors import (
     DefaultNotSetError,
@@ -22,12 +21,9 @@ from .errors import (
     StalePlanError,
 )
 from .leases import Opening, Revision
-from .metadata import Holder
+from .metadata import FALLBACK_DEFAULT, Holder
 from .openings import Openings
 from .snapshot import Provider, Snapshot
-
-FALLBACK_DEFAULT: Final = "filesystem"
-"""What `get_default_storage` opens as long as nobody has set a default."""
 
 RetiredListener = Callable[[str], object]
 

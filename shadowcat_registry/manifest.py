@@ -14,7 +14,7 @@ from .catalog import Catalog
 from .errors import Excerpt, Finding
 from .interpolate import mask
 from .marks import Mark
-from .metadata import ProviderSpec
+from .metadata import ProviderSpec, serving_default
 from .supervise import WatchMode
 
 if TYPE_CHECKING:
@@ -70,6 +70,11 @@ class Manifest:
     """The types that it was checked with, those of its plugins included; None: whatever there is."""
     plugins: LoadedPlugins | None = field(repr=False, compare=False, default=None)
     """What came of those that it asks for; None: it asks for none."""
+
+    @property
+    def serving_default(self) -> str | None:
+        """Which provider is used where none is named; `default` is what was written."""
+        return serving_default(self.default, self.providers)
 
     def masked_config(self, name: str) -> dict[str, Any]:
         """The config of a provider, to show: every secret in it is replaced by `***`.

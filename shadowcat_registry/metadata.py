@@ -6,7 +6,7 @@ Nothing here acts: no registry, no lock, no file. Every record serialises to JSO
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -28,6 +28,14 @@ PluginStateName = Literal[
 
 NAME_PATTERN: Final = r"[a-z][a-z0-9_-]{0,62}"
 _name = re.compile(NAME_PATTERN)
+
+FALLBACK_DEFAULT: Final = "filesystem"
+"""The default provider, where there is one of that name, as long as nobody has set a default."""
+
+
+def serving_default(default: str | None, names: Container[str]) -> str | None:
+    """Which of these providers is used where none is named; `default` is what was set."""
+    return FALLBACK_DEFAULT if default is None and FALLBACK_DEFAULT in names else default
 
 
 def is_valid_name(name: str) -> bool:

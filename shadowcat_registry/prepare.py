@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 from .backend import Reconfiguration, StorageProviderFactory
 from .catalog import Catalog
 from .errors import Finding, InitHookError, InvalidConfigError, RegistryError
-from .generations import FALLBACK_DEFAULT, Change, SetDefault
+from .generations import Change, SetDefault
 from .guards import NAME_IS_TAKEN
 from .interpolate import redact
 from .leases import Opening
 from .manifest import Manifest
 from .marks import Mark
-from .metadata import Config, ProviderSpec
+from .metadata import FALLBACK_DEFAULT, Config, ProviderSpec
 from .plan import Action, Plan, is_same
 from .progress import EscapedError, OverdueError, Progress
 from .registry import StorageProviderRegistry

@@ -27,7 +27,6 @@ from .checks import CHECK_SECONDS, Check, Checks
 from .closing import HangingClose
 from .errors import ProviderExistsError, StalePlanError
 from .generations import (
-    FALLBACK_DEFAULT,
     Change,
     Committed,
     Generations,
@@ -36,6 +35,7 @@ from .generations import (
     Terms,
 )
 from .metadata import (
+    FALLBACK_DEFAULT,
     UNKNOWN_HEALTH,
     Config,
     Health,

@@ -29,7 +29,7 @@ from .health_monitor import HealthMonitor
 from .last_good import LastGood
 from .load import ManifestLoader
 from .manifest import Manifest
-from .metadata import RevisionInfo
+from .metadata import RevisionInfo, serving_default
 from .outcomes import Outcomes
 from .preview import PlanReport
 from .progress import Progress, place_of
@@ -342,7 +342,7 @@ class Runtime:
             manifest=str(self.path) if self.path is not None else None,
             generation=snapshot.generation,
             digest=manifest.digest if manifest is not None else None,
-            default=snapshot.default,
+            default=serving_default(snapshot.default, snapshot),
             last_reload=last_reload,
             providers=providers,
             holders={name: tuple(holders) for name, holders in held.items() if holders},

@@ -14,8 +14,9 @@ from typing import Final
 from . import forks
 from .catalog import BUILTIN_TYPES, Catalog
 from .errors import AlreadyInitializedError
-from .generations import FALLBACK_DEFAULT, Change, SetDefault
+from .generations import Change, SetDefault
 from .location import MANIFEST_NAME, MANIFEST_VARIABLE, find_manifest
+from .metadata import FALLBACK_DEFAULT
 from .registry import StorageProviderRegistry
 from .runtime import Runtime
 from .snapshot import Snapshot

@@ -40,7 +40,7 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
                 "version": WIRE_VERSION,
                 "manifest": str(manifest),
                 "digest": loaded.digest,
-                "default": loaded.default,
+                "default": loaded.serving_default,
                 "providers": providers,
             }
         )
@@ -52,7 +52,7 @@ def command(context: click.Context, manifest: Path, as_json: bool) -> None:
                     info.name,
                     info.type,
                     info.version,
-                    "yes" if info.name == loaded.default else "",
+                    "yes" if info.name == loaded.serving_default else "",
                     info.health,
                     ", ".join(sorted(info.capabilities)),
                     loaded.provider_marks[info.name],

@@ -66,7 +66,7 @@ def command(context: click.Context, name: str, manifest: Path, as_json: bool) ->
             ("description", info.description),
             ("capabilities", ", ".join(sorted(info.capabilities)) or "-"),
             ("declared at", mark),
-            ("default", "yes" if name == loaded.default else "no"),
+            ("default", "yes" if name == loaded.serving_default else "no"),
             ("health", health),
         )
         for label, fact in facts:

@@ -90,7 +90,7 @@ def command(
         if loaded is not None:
             declared = len(loaded.provider_marks)
             count = "1 provider" if declared == 1 else f"{declared} providers"
-            say(f"{printable(manifest)}: valid, {count}, default {loaded.default or 'not set'}")
+            say(f"{printable(manifest)}: valid, {count}, default {loaded.serving_default or 'not set'}")
         else:
             say(summary(manifest, findings))
     context.exit(0 if valid else 1)
