@@ -220,6 +220,16 @@ class TestABrokenChange:
         until(lambda: runtime.status().state == "ok")
         assert world.code() == "two"
 
+    def test_of_the_mode_of_a_manifest_with_pins_is_tried_again_too(self, world: World) -> None:
+        world.start(pinned(plugin("one")), cold={})
+        world.path.chmod(0o666)
+        assert world.reload() == "rejected"
+        assert world.findings[0].code == "SC808"
+        assert (world.code(), world.runtime.status().retry_in_seconds is not None) == ("one", True)
+        world.path.chmod(0o644)
+        assert world.reload() == "unchanged"
+        assert world.runtime.status().state == "ok"
+
     def test_beside_another_error_waits_for_that_to_be_mended(self, world: World) -> None:
         world.start(DIRECTORY, warm="memory")
         world.put("plugins/glacier.py", "1 / 0")
