@@ -23,7 +23,6 @@ from shadowcat_registry.errors import (
     TapeNotFoundError,
 )
 from shadowcat_registry.metadata import Config
-from shadowcat_registry.providers.filesystem import FilesystemProviderFactory
 from shadowcat_registry.providers.memory import MemoryProviderFactory
 from shadowcat_registry.reader import TapeReader
 from shadowcat_registry.registry import StorageProviderRegistry
@@ -55,17 +54,8 @@ class PlainFactory(MemoryProviderFactory):
         return Plain(super().create(config, context))
 
 
-class PlainFilesFactory(FilesystemProviderFactory):
-    def create(self, config: Config, context: CreateContext) -> Any:
-        return Plain(super().create(config, context))
-
-
 class TestABackendWithoutOne(ReaderConformance):
     factory = PlainFactory
-
-
-class TestFilesWithoutOne(ReaderConformance):
-    factory = PlainFilesFactory
 
 
 class TestReadThrough:

@@ -39,7 +39,8 @@ def frame(seq: int, size: int = 0) -> bytes:
 
 
 def opened(directory: Path, kind: str = "none", **config: Any) -> TapeStorage:
-    return handle(open_backend("filesystem", directory, {"directory": ".", "compression": kind, **config}))
+    fields = {"directory": ".", "compression": kind, "durability": "none", **config}
+    return handle(open_backend("filesystem", directory, fields))
 
 
 def inner(reader: TapeReader) -> FileFrameReader:
@@ -75,7 +76,7 @@ _lines = st.lists(
 
 
 class TestAnyTape:
-    @settings(max_examples=60)
+    @settings(max_examples=30)
     @given(
         parts=st.lists(_lines, min_size=1, max_size=3),
         asked=st.lists(st.integers(0, 42) | st.sampled_from([2**63 - 1, 2**63, 10**29, 10**30]), min_size=1),
