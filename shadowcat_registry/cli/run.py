@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import Thread
 from time import monotonic
 from types import FrameType
 from typing import Final
@@ -15,7 +17,7 @@ from typing import Final
 import click
 
 from ..control_socket import IS_SUPPORTED
-from ..errors import ManifestError, ManifestNotFoundError
+from ..errors import ManifestError, ManifestNotFoundError, RuntimeClosedError
 from ..events import Event
 from ..last_good import LastGood, NothingKeptError
 from ..metadata import format_time
@@ -113,8 +115,10 @@ def command(context: click.Context, manifest: Path, as_json: bool, use_last_good
     runtime.subscribe(show)
     notifier = ServiceNotifier(runtime)
     try:
-        with answers_only(), closing(runtime), closing(notifier):
-            _start(runtime, says_last_good=not use_last_good)
+        # That it was told to end before it had begun is no error.
+        with suppress(RuntimeClosedError), answers_only(), closing(runtime), closing(notifier):
+            with _ending_a_start(runtime, todo):
+                _start(runtime, says_last_good=not use_last_good)
             notifier.start()
             while True:
                 number = todo.get()
@@ -126,6 +130,29 @@ def command(context: click.Context, manifest: Path, as_json: bool, use_last_good
             signal.signal(number, handler)
         todo.close()
     context.exit(exit_code)
+
+
+@contextmanager
+def _ending_a_start(runtime: Runtime, todo: _Todo) -> Iterator[None]:
+    """Who tells it to end while it starts need not wait for what a start waits for."""
+    has_started = 0  # no signal has this number
+
+    def look() -> None:
+        later: list[int | None] = []
+        while (number := todo.get()) != has_started:
+            later.append(number)
+            if number != _RELOAD:
+                runtime.close()
+        for number in later:
+            todo.put(number)
+
+    looking = Thread(target=look, name="shadowcat-start", daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        todo.put(has_started)
+        looking.join()
 
 
 def _start(runtime: Runtime, *, says_last_good: bool) -> None:

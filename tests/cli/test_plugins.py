@@ -358,6 +358,14 @@ class TestAnEnd:
             assert run.end() == 0
             assert "stopped" in run.line(), "no outcome of what was broken off"
 
+    def test_of_a_process_that_has_not_started_waits_for_no_plugin(
+        self, plugin: Path, begun: Path, tmp_path: Path
+    ) -> None:
+        self.loop(plugin, begun)
+        with running(tmp_path) as run:
+            until(begun.exists)
+            assert run.end() == 0
+
 
 class TestADistribution:
     TEXT = (
