@@ -20,6 +20,7 @@ from .manifest import Manifest
 from .metadata import PluginInfo, PluginUse
 from .parse import MAX_BYTES
 from .plugin_types import PluginTypes
+from .settled import MovedError, Settled
 from .sight import read_settled
 
 
@@ -107,14 +108,22 @@ class ManifestLoader:
         self._files: tuple[Path, ...] = (self._absolute,)
         self._patterns: tuple[Path, ...] = ()
 
-    def load(self, *, require_end_marker: bool = False, plugins: PluginUse | None = None) -> Manifest:
+    def load(
+        self,
+        *,
+        require_end_marker: bool = False,
+        plugins: PluginUse | None = None,
+        settled: Settled | None = None,
+    ) -> Manifest:
         """Read and check the manifest as it is now. With `require_end_marker` each file has to have one,
         whether or not it says so itself: what runs may say so. `plugins`: as far as this, once.
+        With `settled`, no plugin runs that had not settled.
 
         Raises:
             ManifestNotFoundError: it cannot be read, with the reason.
             ManifestError: it is invalid, with all findings.
             RuntimeClosedError: it was cancelled while it waited for a plugin.
+            MovedError: what a plugin would run may be half of something; `files` knows of it.
         """
         path = self._path
         try:
@@ -126,7 +135,11 @@ class ManifestLoader:
         except ValueError:
             raise ManifestNotFoundError(repr(str(path)), "this is no path") from None
         assembled = self._assemble(
-            data, require_end_marker=require_end_marker, use=plugins or self._use, is_file=True
+            data,
+            require_end_marker=require_end_marker,
+            use=plugins or self._use,
+            is_file=True,
+            settled=settled,
         )
         del data  # as above
         return _manifest_of(assembled)
@@ -147,7 +160,7 @@ class ManifestLoader:
             self._absolute,
             self._catalog,
             self._environ,
-            plug_in=partial(self._plugins.plug_in, use=self._use, manifest=None),
+            plug_in=partial(self._plugins.plug_in, use=self._use, manifest=None, settled=None),
             unresolved=self._unresolved,
             known=Known(),
         )
@@ -198,6 +211,7 @@ class ManifestLoader:
         require_end_marker: bool = False,
         use: PluginUse | None = None,
         is_file: bool = False,
+        settled: Settled | None = None,
     ) -> Assembled:
         """`is_file`: the data stand in the file, so it matters who may write that."""
         with self._lock:
@@ -205,16 +219,28 @@ class ManifestLoader:
         reader = PartReader(known.documents)
         path = self._absolute
         reader.read(path, str(self._path), data)
-        assembled = assemble(
-            reader,
-            path,
-            self._catalog,
-            self._environ,
-            plug_in=partial(self._plugins.plug_in, use=use or self._use, manifest=path if is_file else None),
-            unresolved=self._unresolved,
-            known=known,
-            require_end_marker=require_end_marker,
+        plug_in = partial(
+            self._plugins.plug_in,
+            use=use or self._use,
+            manifest=path if is_file else None,
+            settled=settled,
         )
+        try:
+            assembled = assemble(
+                reader,
+                path,
+                self._catalog,
+                self._environ,
+                plug_in=plug_in,
+                unresolved=self._unresolved,
+                known=known,
+                require_end_marker=require_end_marker,
+            )
+        except MovedError as error:
+            with self._lock:
+                self._files = tuple(dict.fromkeys([*self._files, *reader.files, *error.files]))
+                self._patterns = tuple(dict.fromkeys([*self._patterns, *reader.patterns, *error.patterns]))
+            raise
         with self._lock:
             self._known = assembled.known
             self._files, self._patterns = assembled.files, (*reader.patterns, *assembled.patterns)

@@ -20,6 +20,7 @@ from .marks import Mark, Pointer
 from .metadata import PluginInfo, PluginUse
 from .schema import Compiled, compiled
 from .schema_files import manifest_schema
+from .settled import Settled
 
 if TYPE_CHECKING:
     from .plugins.loading import LoadedPlugins, PluginLoader
@@ -60,9 +61,15 @@ class PluginTypes:
     def _start_anew(self) -> None:
         self._lock = threading.Lock()
 
-    def plug_in(self, candidate: Candidate, use: PluginUse, manifest: Path | None) -> None:
+    def plug_in(
+        self, candidate: Candidate, use: PluginUse, manifest: Path | None, settled: Settled | None
+    ) -> None:
         """Add to the candidate what its plugins have, and note what is wrong with them. `manifest` is the
-        file that it was read from, if any: pins have to stand where nobody else can write."""
+        file that it was read from, if any: pins have to stand where nobody else can write.
+
+        Raises:
+            RuntimeClosedError, MovedError: as `PluginLoader.load`.
+        """
         section = mapping_in(candidate.root, "plugins")
         directory = self._environ.get(PLUGIN_VARIABLE) if use != "ignore" else None
         # Asked anew, as a manifest with very many errors is not told all of them.
@@ -84,7 +91,7 @@ class PluginTypes:
             candidate.add("SC808", message, ("plugins",), error.remedy, on_key=True)
             candidate.has_unseen_types = True
             return
-        loaded = self._the_loader().load(wanted, candidate.catalog, use)
+        loaded = self._the_loader().load(wanted, candidate.catalog, use, settled)
         for refusal in loaded.refusals:
             _note(candidate, refusal.error, refusal.pointer, is_strict=wanted.is_strict)
         candidate.plugins = loaded

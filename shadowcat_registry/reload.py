@@ -25,7 +25,7 @@ from .preview import PlanReport
 from .progress import OverdueError, Progress
 from .reconcile import Report, preview_reload, reconcile
 from .registry import StorageProviderRegistry
-from .settled import Settled
+from .settled import MovedError, Settled
 
 _logger = logging.getLogger(__name__)
 
@@ -62,10 +62,6 @@ class Refused:
         """The providers that are not to be in use."""
         found = self.findings if self.retryable else ()
         return tuple(str(finding.pointer[1]) for finding in found if finding.code == "SC708")
-
-
-class _MovedError(Exception):
-    """What was read may be half of something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +143,7 @@ class Reloader:
             manifest = self._load(running, settled)
             digest = manifest.digest
             report = self._reconcile(manifest, running)
-        except _MovedError:
+        except MovedError:
             return None
         except ManifestNotFoundError as error:
             return Refused("degraded", (self._missing(error),))
@@ -190,18 +186,20 @@ class Reloader:
 
         Raises:
             ManifestNotFoundError, ManifestError, OverdueError: there is none.
-            _MovedError: there is one, or none, but not of what had settled.
+            MovedError: there is one, or none, but not of what had settled.
         """
         self.progress.enter("load")
         timeout_seconds = running.reload.step_timeout_seconds
-        load = partial(self.loader.load, require_end_marker=running.reload.require_end_marker)
+        load = partial(
+            self.loader.load, require_end_marker=running.reload.require_end_marker, settled=settled
+        )
         error: ManifestNotFoundError | ManifestError | None = None
         try:
             manifest = self.progress.run("loading the manifest", None, load, timeout_seconds)
         except (ManifestNotFoundError, ManifestError) as wrong:
             error = wrong
         if settled is not None and settled.has_moved(self.loader.files()):
-            raise _MovedError
+            raise MovedError
         if error is not None:
             raise error
         return manifest

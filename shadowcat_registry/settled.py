@@ -16,6 +16,14 @@ from .settle import STIRRED_QUIET_SECONDS
 from .sight import Sight, look, probe
 
 
+class MovedError(Exception):
+    """What was read may be half of something. `files` and `patterns` are what else to watch for its end."""
+
+    def __init__(self, files: Iterable[Path] = (), patterns: Iterable[Path] = ()) -> None:
+        self.files, self.patterns = tuple(files), tuple(patterns)
+        super().__init__(self.files, self.patterns)
+
+
 @dataclass(frozen=True, slots=True)
 class Settled:
     """Of one tick. A path that is None had moved for so long that nobody waited for its end any more."""

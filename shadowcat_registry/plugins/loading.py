@@ -24,6 +24,7 @@ from ..backend import StorageProviderFactory
 from ..errors import PluginError, PluginRule, RuntimeClosedError
 from ..marks import Pointer
 from ..metadata import Config, PluginInfo, PluginStateName, PluginUse, ProviderCapability
+from ..settled import MovedError, Settled
 from . import entry_points, modules, probe, sources
 from .entry_points import Installed, LoadedDistribution
 from .modules import LoadedPlugin
@@ -152,18 +153,29 @@ class PluginLoader:
     def _start_anew(self) -> None:
         self._lock = threading.Lock()
 
-    def load(self, wanted: Wanted, taken: Container[str], use: PluginUse = "import") -> LoadedPlugins:
+    def load(
+        self,
+        wanted: Wanted,
+        taken: Container[str],
+        use: PluginUse = "import",
+        settled: Settled | None = None,
+    ) -> LoadedPlugins:
         """Look at everything that is wanted, as far as `use` says; one that is refused takes no other down.
 
         `taken` are the names of types that there are without plugins. With `verify`, nothing of a plugin
-        runs; with `probe`, it runs only elsewhere. What was imported before counts as it is.
+        runs; with `probe`, it runs only elsewhere. What was imported before counts as it is. With `settled`,
+        nothing else runs than what had settled: half a file may be valid too.
 
         Raises:
             RuntimeClosedError: it was cancelled while it waited for a probe.
+            MovedError: what would run now may be half of something.
         """
         plugins, files, patterns = _verified(wanted)
         _refuse_shared_names(plugins)
         self._recall(plugins)
+        is_new = any(it.error is None and it.source is not None and it.loaded is None for it in plugins)
+        if use in ("import", "probe") and is_new and settled is not None and settled.has_moved(files):
+            raise MovedError(files, patterns)
         if use == "probe" or (use == "import" and wanted.probes):
             self._probe(plugins, wanted.probe_timeout_seconds)
             if self._cancelled.is_set():

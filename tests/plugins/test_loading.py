@@ -19,7 +19,7 @@ import pytest
 
 from shadowcat_registry.catalog import Catalog
 from shadowcat_registry.errors import Finding, ManifestError, PluginError
-from shadowcat_registry.load import load_manifest
+from shadowcat_registry.load import ManifestLoader, load_manifest
 from shadowcat_registry.manifest import Manifest
 from shadowcat_registry.metadata import PluginUse
 from shadowcat_registry.plugins import entry_points, loading, probe
@@ -28,6 +28,8 @@ from shadowcat_registry.plugins.records import SourceDeclaration, TypeReport, Ve
 from shadowcat_registry.plugins.section import Wanted, read_section
 from shadowcat_registry.registry import StorageProviderRegistry
 from shadowcat_registry.runtime import Runtime
+from shadowcat_registry.settled import MovedError, Settled
+from shadowcat_registry.sight import Sight, look
 from shadowcat_registry.startup import load_plugin_providers
 
 from ..fakes import Factory, Running
@@ -101,6 +103,22 @@ class TestWhatIsLoaded:
     def test_a_built_in_type_stays_what_it_is(self, world: World) -> None:
         loaded = load(world, OWNED, warm="memory", cold={})
         assert loaded.providers["warm"].implementation == ""
+
+    def test_nothing_runs_that_had_not_settled(self, world: World) -> None:
+        # Half a plugin may be valid, too; and it may be new to whoever watches.
+        marker = marks_its_import(world)
+        world.write({"sources": [{"directory": "plugins"}]}, cold={})
+        loader = ManifestLoader(world.path, Catalog(), environ=world.environ)
+        file = world.directory / "plugins/glacier.py"
+        for settled in (Settled(), Settled({str(file): Sight((0,), "another")})):
+            with pytest.raises(MovedError):
+                loader.load(settled=settled)
+            assert not marker.exists()
+        assert file in loader.files()
+        assert file.parent in loader.listings()
+        rested = Settled({str(path): look(str(path)) for path in loader.files()})
+        assert loader.load(settled=rested).providers["cold"].type == "glacier"
+        assert marker.exists()
 
     def test_nothing_is_loaded_that_was_not_asked_for(self, world: World) -> None:
         marker = marks_its_import(world)
