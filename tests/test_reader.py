@@ -31,7 +31,7 @@ from shadowcat_registry.tape import Direction
 from shadowcat_registry.testing.places import Place
 from shadowcat_registry.testing.readers import ReaderConformance
 
-from .fakes import PATIENCE_SECONDS, Factory, Gate, Running
+from .fakes import PATIENCE_SECONDS, Factory, Gate, Running, until
 from .storages import FACTORIES, handle, open_backend
 
 C2S: Direction = "client_to_server"
@@ -318,6 +318,7 @@ class TestAwaited:
             warnings.simplefilter("always")
             run(forget())
             gc.collect()
+            until(lambda: "t" not in storage.use.source.readers)  # the thread that read has it for a moment
             storage.reader("t").close()
         assert [(warning.category, warning.filename) for warning in caught] == [(ResourceWarning, __file__)]
 
