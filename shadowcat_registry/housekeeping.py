@@ -72,8 +72,8 @@ class Readers:
 
     def drop(self, who: object) -> None:
         """`remove`, of one who should have been closed; for the collector."""
-        self._tape_ids.pop(who, None)
         self._dropped.append(who)
+        self._tape_ids.pop(who, None)
 
     def take_dropped(self) -> Iterator[object]:
         while self._dropped:
