@@ -18,7 +18,7 @@ from .callers import Caller, place_of
 from .errors import RegistryError
 from .latch import Latch
 from .metadata import UNKNOWN_HEALTH, Health, Holder
-from .use import OPEN, Use
+from .use import OPEN, RELEASED, Use
 
 if TYPE_CHECKING:
     from .backend import TapeStorageBackend
@@ -148,7 +148,9 @@ class Lease(Use):
         """Locked: it counts no more, except for the last one of what ends with it: that counts until what is
         returned has closed it. `unused`: nobody has ever had it."""
         opening = self.opening
-        if not unused:
+        if unused:
+            self.state = RELEASED  # whoever closes it may be late, and nobody is to be blamed for the handle
+        else:
             opening.used = True
         leases = opening.leases
         if self not in leases:  # somebody has closed the registry meanwhile

@@ -281,6 +281,29 @@ class TestRelease:
         assert counts == [1]
         assert engine.openings.tally.lease_count("a") == 0
 
+    def test_that_nobody_ever_had_is_not_said_to_be_dropped_while_another_closes_it(self) -> None:
+        engine, revision, gate = _Engine(), Revision("a", 1), Gate()
+
+        class Slow(MemoryBackend):
+            def close(self) -> None:
+                gate()
+
+        opening, lease = engine.open(revision, shared=False)
+        opening.source = Source(
+            Slow(logging.getLogger("tests"), max_bytes=1 << 20, max_tapes=1), "a", "memory"
+        )
+        with engine.lock:
+            rest = lease.leave(unused=True)
+        assert rest is not None
+        closing = Running(lambda: engine.openings.close(opening))
+        gate.reached()
+        rest()  # the other one is at it
+        engine.handles.clear()
+        engine.openings.sweep()  # a warning would be an error here
+        gate.open()
+        closing.result()
+        assert engine.openings.tally.lease_count("a") == 0
+
     def test_of_many_at_once_exactly_one_closes(self) -> None:
         engine, revision = _Engine(), Revision("a", 1)
         opening, first = engine.open(revision)
