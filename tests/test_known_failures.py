@@ -180,7 +180,7 @@ class TestKnownFromOthers:
                     return
 
         users = [Running(use) for _ in range(2)]
-        for n in range(20):
+        for n in range(8):
             world.write("a", a={"n": n})
             runtime.reload(timeout_seconds=PATIENCE_SECONDS)
             world.write("a", a={"n": n}, b={})

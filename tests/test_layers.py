@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,7 @@ ONLY_WORDS = {
 }
 
 
+@cache
 def _modules() -> dict[str, Path]:
     found = {}
     for path in PACKAGE.rglob("*.py"):
@@ -263,12 +265,15 @@ def _existing(name: str) -> str:
     return name
 
 
-IMPORTS = {
-    (_name(module), _name(imported), is_only_types)
-    for module, path in _modules().items()
-    for imported, is_only_types in _imports(module, path)
-    if _name(module) != _name(imported)
-}
+@cache
+def _all_imports() -> frozenset[tuple[str, str, bool]]:
+    """Not where this module is imported: each process that runs a part of the tests does that."""
+    return frozenset(
+        (_name(module), _name(imported), is_only_types)
+        for module, path in _modules().items()
+        for imported, is_only_types in _imports(module, path)
+        if _name(module) != _name(imported)
+    )
 
 
 class TestLayers:
@@ -279,7 +284,7 @@ class TestLayers:
     def test_a_module_imports_only_from_lower_ranks(self, module: str) -> None:
         upwards = {
             imported
-            for importer, imported, _ in IMPORTS
+            for importer, imported, _ in _all_imports()
             if importer == module
             and RANKS[imported] >= RANKS[module]
             and (module, imported) not in ONLY_WORDS
@@ -289,7 +294,7 @@ class TestLayers:
     def test_every_exception_is_needed_and_is_only_for_type_checkers(self) -> None:
         assert {
             (importer, imported): is_only_types
-            for importer, imported, is_only_types in IMPORTS
+            for importer, imported, is_only_types in _all_imports()
             if (importer, imported) in ONLY_WORDS
         } == dict.fromkeys(ONLY_WORDS, True)
 
@@ -298,11 +303,11 @@ class TestLayers:
         [("openings", "storage"), ("cli", ""), ("providers.memory", "backend"), ("runtime", "watch")],
     )
     def test_imports_are_found_in_all_their_forms(self, importer: str, imported: str) -> None:
-        assert any((importer, imported) == found[:2] for found in IMPORTS)
+        assert any((importer, imported) == found[:2] for found in _all_imports())
 
     def test_the_core_never_imports_a_provider(self) -> None:
         assert not [
             importer
-            for importer, imported, _ in IMPORTS
+            for importer, imported, _ in _all_imports()
             if imported.startswith("providers") and not importer.startswith(("providers", "cli"))
         ]

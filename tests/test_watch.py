@@ -202,6 +202,7 @@ class TestEveryWayToSave:
             pytest.skip(save_styles.unavailable(style))
         judge(style, with_events[style].result())
 
+    @pytest.mark.ci
     @pytest.mark.parametrize("style", POLLED_STYLES)
     def test_is_one_change_without_events(self, style: str, with_poll: dict[str, Future[list[str]]]) -> None:
         judge(style, with_poll[style].result())

@@ -6,8 +6,6 @@ import json
 import logging
 import multiprocessing
 import os
-import random
-import signal
 import stat
 import subprocess
 import sys
@@ -511,43 +509,6 @@ sys.stdin.read()
         with pytest.raises(StorageUnavailableError, match=r"Operation not supported: .*tapes"):
             storage.record("s", tape_id="t")
         assert not (tapes / "t.jsonl").exists()
-
-
-class TestKill:
-    RECORD = (
-        OPEN
-        + """
-tape = open_storage(sys.argv[1]).record("s", tape_id=sys.argv[2])
-n = 0
-while True:
-    seq = tape.append("client_to_server", b'"%d %s"' % (n, b"x" * (n * 7919 % 60_000)))
-    os.write(1, b"%d\\n" % seq)
-    n += 1
-"""
-    )
-
-    @posix
-    def test_no_acknowledged_frame_is_lost(self, storage: TapeStorage, tapes: Path) -> None:
-        chance = random.Random(7)
-        for number in range(10):
-            tape_id = f"t{number}"
-            child = run_python(self.RECORD, str(tapes), tape_id, stdout=subprocess.PIPE)
-            with child:
-                assert child.stdout is not None
-                for _ in range(chance.randrange(1, 120)):
-                    assert child.stdout.readline()
-                child.send_signal(signal.SIGKILL)
-                acknowledged = -1
-                for line in child.stdout:
-                    if line.endswith(b"\n"):
-                        acknowledged = int(line)
-            found = frames(storage, tape_id)
-            assert len(found) > acknowledged
-            assert [int(message.split()[0]) for message in found] == list(range(len(found)))
-            recorder, report = storage.resume(tape_id)
-            with recorder:
-                assert recorder.append(C2S, b'"on"') == len(found) == report.last_seq + 1
-            assert frames(storage, tape_id) == [*found, "on"]
 
 
 class TestFactory:
