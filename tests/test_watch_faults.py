@@ -90,6 +90,8 @@ class TestLimits:
         errors = tmp_path / "stderr"
         name = "max_inotify_instances"
         with self.following(manifest, name, errors) as follower:
+            # It says that it has started before it watches.
+            until(lambda: "no file events" in errors.read_text())
             raise_limit(follower.process.pid, name)
             deadline = time.monotonic() + 120
             while "file events are back" not in errors.read_text():
