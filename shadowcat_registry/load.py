@@ -76,6 +76,23 @@ def parse_manifest(
     return _manifest_of(assembled)
 
 
+def read_manifest(path: Path) -> bytes:
+    """What stands in the file, that nobody writes at this moment; no more of it than tells that it is too
+    large.
+
+    Raises:
+        ManifestNotFoundError: it cannot be read, with the reason.
+    """
+    try:
+        return read_settled(path, limit_bytes=MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ManifestNotFoundError(str(path)) from None
+    except OSError as error:
+        raise ManifestNotFoundError(str(path), describe(error)) from None
+    except ValueError:
+        raise ManifestNotFoundError(repr(str(path)), "this is no path") from None
+
+
 class ManifestLoader:
     """Loads one manifest again and again, and does again only what may come out differently.
 
@@ -125,15 +142,7 @@ class ManifestLoader:
             RuntimeClosedError: it was cancelled while it waited for a plugin.
             MovedError: what a plugin would run may be half of something; `files` knows of it.
         """
-        path = self._path
-        try:
-            data = read_settled(path, limit_bytes=MAX_BYTES + 1)
-        except FileNotFoundError:
-            raise ManifestNotFoundError(str(path)) from None
-        except OSError as error:
-            raise ManifestNotFoundError(str(path), describe(error)) from None
-        except ValueError:
-            raise ManifestNotFoundError(repr(str(path)), "this is no path") from None
+        data = read_manifest(self._path)
         assembled = self._assemble(
             data,
             require_end_marker=require_end_marker,

@@ -84,6 +84,16 @@ class _AbandonedError(BaseException):
     """Ends the threads of a schedule that has failed."""
 
 
+@contextmanager
+def each_step(files: Collection[str]) -> Iterator[None]:
+    """Each instruction of these files is seen, and the collector has nothing old to look through."""
+    with each_instruction(files):
+        gc.collect()
+        gc.freeze()
+        yield
+        gc.unfreeze()
+
+
 def explore(build: Callable[[], Scenario], count: int, files: Collection[str]) -> None:
     """Run schedules number 0 (without any change point) to `count - 1`.
 

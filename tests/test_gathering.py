@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,8 +16,8 @@ from shadowcat_registry.gathering import Batch, Gathering
 from shadowcat_registry.tape import Direction
 
 from .fakes import Gate, Running, until
-from .instructions import each_instruction, reporting
-from .schedules import Scenario, explore
+from .instructions import reporting
+from .schedules import Scenario, each_step, explore
 from .strikes import Interrupt, Strike
 
 C2S: Direction = "client_to_server"
@@ -172,11 +171,8 @@ class TestAnInterruptedLeader:
 
 @pytest.fixture
 def each_step_is_seen() -> Iterator[None]:
-    with each_instruction(HERE):
-        gc.collect()
-        gc.freeze()
+    with each_step(HERE):
         yield
-        gc.unfreeze()
 
 
 NAMES = (b"a", b"b", b"c")

@@ -3,7 +3,6 @@ waits with it is answered, what is said to be durable is, and the tape can be en
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,7 +22,8 @@ from shadowcat_registry.providers.sqlite.durable import LogSync
 from shadowcat_registry.tape import TapeCounters
 
 from .fakes import Gate, Running, until
-from .instructions import each_instruction, reporting
+from .instructions import reporting
+from .schedules import each_step
 from .strikes import Interrupt, Strike
 from .test_durability import Disk, broken
 
@@ -97,11 +97,8 @@ class _Over:
 
 @pytest.fixture
 def each_step_is_seen() -> Iterator[None]:
-    with each_instruction(HERE):
-        gc.collect()
-        gc.freeze()
+    with each_step(HERE):
         yield
-        gc.unfreeze()
 
 
 def go_on(tape: Tape, gate: Gate | None, before: int, done: threading.Event) -> list[Running[None]]:

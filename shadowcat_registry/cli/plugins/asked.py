@@ -11,14 +11,12 @@ from typing import Any
 from ...catalog import Catalog
 from ...document import Document
 from ...errors import Finding, ManifestError, ManifestNotFoundError, PluginError
-from ...interpolate import describe
-from ...load import parse_manifest
+from ...load import parse_manifest, read_manifest
 from ...location import MANIFEST_NAME, PLUGIN_VARIABLE
-from ...parse import MAX_BYTES, parse_document
+from ...parse import parse_document
 from ...plugins.records import SourceDeclaration
 from ...plugins.section import Wanted, read_section
 from ...plugins.trust import check_owned_manifest
-from ...sight import read_settled
 from ..output import fail
 
 
@@ -61,12 +59,7 @@ def read_asked(path: Path, is_excused: Callable[[Finding], bool] = is_elsewhere)
         ManifestNotFoundError: it cannot be read.
         ManifestError: it is no YAML, or something is wrong that is not excused.
     """
-    try:
-        data = read_settled(path, limit_bytes=MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise ManifestNotFoundError(str(path)) from None
-    except OSError as error:
-        raise ManifestNotFoundError(str(path), describe(error)) from None
+    data = read_manifest(path)
     document = parse_document(data, str(path))
     try:
         parse_manifest(data, path, Catalog(), unresolved=True)
